@@ -1,0 +1,1 @@
+"""Pharmacy BI: change data capture from an online pharmacy to its marts."""

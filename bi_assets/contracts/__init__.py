@@ -1,0 +1,1 @@
+"""Source tables as they arrive: one TOML file each."""

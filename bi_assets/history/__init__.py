@@ -1,0 +1,1 @@
+"""Change logs to what was true when."""

@@ -1,0 +1,1 @@
+"""Kafka bytes to typed, de-identified, append-only change logs."""

@@ -1,0 +1,1 @@
+"""The simulated online pharmacy, its change data capture and an embedded broker."""

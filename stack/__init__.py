@@ -1,0 +1,1 @@
+"""The real servers: MariaDB, Kafka, Connect with Debezium."""

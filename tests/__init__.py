@@ -1,0 +1,1 @@
+"""Tests: one rule each, named for it."""
