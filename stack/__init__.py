@@ -1,1 +1,1 @@
-"""The real servers: MariaDB, Kafka, Connect with Debezium."""
+"""The real servers: MariaDB, Kafka, Connect with Debezium, fetched by Maven."""

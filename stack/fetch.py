@@ -1,0 +1,71 @@
+"""Brings what the servers are made of into `.stack/`, once per version of `pom.xml`."""
+
+import hashlib
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.errors import StackError
+
+POM = Path(__file__).with_name("pom.xml")
+HOME = POM.parent.parent / ".stack"
+"""Where everything fetched lives: the project root's `.stack/`, ignored by git."""
+
+INSTALLED_BY_HAND = {
+    "java": "a Java 17 runtime (Debian: openjdk-17-jre-headless)",
+    "mvn": "Maven (Debian: maven)",
+    "mariadbd": "a MariaDB server (Debian: mariadb-server)",
+    "mariadb-install-db": "a MariaDB server (Debian: mariadb-server)",
+}
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Folders that `fetch` filled."""
+
+    kafka: Path
+    """Jars of the Kafka broker and of Connect, one flat class path."""
+    plugins: Path
+    """Connect's `plugin.path`: the Debezium connector in a folder of its own."""
+
+
+def fetch(home: Path = HOME) -> Fetched:
+    """Fill `home` through Maven, unless done before, and return where things are.
+
+    Raises StackError when a tool is missing or Maven fails.
+    """
+    for tool, package in INSTALLED_BY_HAND.items():
+        find_tool(tool, package)
+    fetched = Fetched(kafka=home / "kafka", plugins=home / "plugins")
+    version = hashlib.sha256(POM.read_bytes()).hexdigest()
+    done = home / "fetched"
+    if done.exists() and done.read_text() == version:
+        return fetched
+
+    # Jars of an older version beside the new ones would both be on the class path.
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    maven = subprocess.run(
+        ["mvn", "-B", "-q", "-f", POM, f"-Dstack.home={home}", "prepare-package"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if maven.returncode != 0:
+        raise StackError(f"Maven could not fetch the servers:\n{maven.stdout[-4000:]}")
+    done.write_text(version)
+    return fetched
+
+
+def find_tool(name: str, package: str | None = None) -> str:
+    """Return the path of a program, looked for where servers are installed, too.
+
+    Raises StackError naming `package`, what to install.
+    """
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if path is None:
+        wanted = package or INSTALLED_BY_HAND[name]
+        raise StackError(f"`{name}` is not on this machine: install {wanted}.")
+    return path

@@ -1,0 +1,209 @@
+"""The whole chain on loopback: MariaDB, Kafka, and Connect with the Debezium connector."""
+
+import json
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pymysql
+
+from shop.schema import mysql_ddl
+from stack import connect, kafka, mariadb
+from stack.errors import StackError
+from stack.fetch import Fetched, fetch
+from stack.process import LOCALHOST, POLL_SECONDS, Server, free_ports
+
+DELIVERY_SECONDS = 120
+
+
+class Stack:
+    """MariaDB, Kafka and Connect, running from `with` to its end, however that comes.
+
+    Data, configuration and logs are in `folder`; a second Stack on the same folder goes on with
+    them, on other ports. The connector does not run before `start_connector`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Take ports; start nothing. `folder` is made when entering."""
+        self.folder = folder.resolve()
+        ports = free_ports(4)
+        self._mariadb_port, self._kafka_port, self._controller_port, self._connect_port = ports
+        self.bootstrap_servers = f"{LOCALHOST}:{self._kafka_port}"
+        """Kafka's address."""
+        self.connect_url = f"http://{LOCALHOST}:{self._connect_port}"
+        """Connect's REST interface."""
+        self.mysql: dict[str, Any] = mariadb.connect_parameters(self._mariadb_port)
+        """What pymysql.connect wants, to be the shop on its database."""
+        self._connector_file = self.folder / "connector.json"
+        self._fetched: Fetched | None = None
+        self._mariadb: Server | None = None
+        self._kafka: Server | None = None
+        self._connect: Server | None = None
+
+    def __enter__(self) -> Self:
+        """Fetch what is missing, start the three servers and wait until they answer.
+
+        Raises StackError with the end of its log for a server that does not start; those that do
+        are stopped.
+        """
+        try:
+            self._fetched = fetch()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._mariadb = mariadb.mariadb_server(self.folder, self._mariadb_port)
+            self._mariadb.start()
+            self._kafka = kafka.kafka_server(
+                self._fetched, self.folder, self._kafka_port, self._controller_port
+            )
+            self._kafka.start()
+            self._kafka.wait_ready()
+            self.start_connect()
+            self._mariadb.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop everything."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop what runs, those that write to the others first."""
+        # Each is stopped even if stopping another is interrupted.
+        with ExitStack() as last_first:
+            for server in (self._mariadb, self._kafka, self._connect):
+                if server is not None:
+                    last_first.callback(server.stop)
+
+    def create_shop_tables(self) -> None:
+        """Create the shop's empty tables, unless there are any."""
+        with pymysql.connect(**self.mysql) as database, database.cursor() as cursor:
+            if cursor.execute("SHOW TABLES") == 0:
+                for statement in mysql_ddl():
+                    cursor.execute(statement)
+
+    def start_connector(self) -> None:
+        """Start the Debezium connector: first its snapshot of the shop, then every change.
+
+        Returns once its task runs; see `wait_delivered`. The connector comes back with
+        `start_connect`. Raises StackError if Connect refuses it or the task fails.
+        """
+        config = connect.connector_config(
+            "mariadb",
+            DATABASE_HOST=LOCALHOST,
+            DATABASE_PORT=str(self._mariadb_port),
+            DATABASE_USER=mariadb.DEBEZIUM_USER,
+            DATABASE_PASSWORD=mariadb.DEBEZIUM_PASSWORD,
+            DATABASE_SSL_MODE="disable",
+            DATABASE_SERVER_ID="184054",
+            CONNECT_BOOTSTRAP_SERVERS=self.bootstrap_servers,
+        )
+        self._connector_file.write_text(
+            json.dumps({"name": connect.CONNECTOR_NAME, "config": config})
+        )
+        connect.request(f"{self._connector_url}/config", method="PUT", body=config)
+        self._wait_connector()
+
+    def start_connect(self) -> None:
+        """Start the Connect worker, and the connector if it has been started before.
+
+        Returns once both run. Raises StackError with the end of the log, or with the task's error.
+        """
+        if self._fetched is None:
+            raise StackError("Enter the stack (`with Stack(...)`) before starting parts of it.")
+        self._connect = connect.connect_server(
+            self._fetched,
+            self.folder,
+            self._connect_port,
+            self.bootstrap_servers,
+            self._connector_file,
+        )
+        self._connect.start()
+        self._connect.wait_ready()
+        if self._connector_file.exists():
+            self._wait_connector()
+
+    def stop_connect(self, *, kill: bool = False) -> None:
+        """Stop the Connect worker; with `kill` by SIGKILL, so that it sends some changes again."""
+        if self._connect is not None:
+            self._connect.stop(kill=kill)
+
+    def restart_kafka(self, *, kill: bool = False) -> None:
+        """Stop the broker and start it on the same port; return once it answers.
+
+        `kill` stops it by SIGKILL. Raises StackError with the end of its log.
+        """
+        if self._kafka is None:
+            raise StackError("Enter the stack (`with Stack(...)`) before restarting parts of it.")
+        self._kafka.stop(kill=kill)
+        self._kafka.start()
+        self._kafka.wait_ready()
+
+    def wait_delivered(self) -> None:
+        """Return once Kafka has every change that was committed in MariaDB before the call.
+
+        The proof is the connector's own record: it stores a binlog position only after Kafka has
+        confirmed all changes up to it. The record moves only as the binlog does, so a table that
+        the connector does not capture is changed until it has passed the end. Takes up to 10 s.
+        Raises StackError if the connector fails, or needs more than two minutes.
+        """
+        deadline = time.monotonic() + DELIVERY_SECONDS
+        with (
+            pymysql.connect(**self.mysql, autocommit=True) as database,
+            database.cursor() as cursor,
+        ):
+            cursor.execute("SHOW MASTER STATUS")
+            file, position, *_ = cursor.fetchone()
+            wanted = (file, int(position))
+            while (stored := self._stored_position()) is None or stored < wanted:
+                if time.monotonic() > deadline:
+                    raise StackError(
+                        f"The connector is at {stored} after {DELIVERY_SECONDS} s, not at {wanted}."
+                    )
+                self._raise_if_failed()
+                cursor.execute("UPDATE stack.nudge SET n = n + 1")
+                time.sleep(5 * POLL_SECONDS)
+
+    @property
+    def _connector_url(self) -> str:
+        return f"{self.connect_url}/connectors/{connect.CONNECTOR_NAME}"
+
+    def _stored_position(self) -> tuple[str, int] | None:
+        """Binlog (file, position) that the connector has stored; None before its snapshot's end.
+
+        Files of one server compare as text: their numbers have six digits.
+        """
+        offsets = connect.request(f"{self._connector_url}/offsets")["offsets"]
+        if not offsets or "snapshot" in offsets[0]["offset"]:
+            return None
+        return offsets[0]["offset"]["file"], int(offsets[0]["offset"]["pos"])
+
+    def _wait_connector(self) -> None:
+        deadline = time.monotonic() + DELIVERY_SECONDS
+        while True:
+            # Right after a start, the worker does not know its connector yet.
+            with suppress(StackError):
+                status = connect.request(f"{self._connector_url}/status")
+                states = [part["state"] for part in (status["connector"], *status["tasks"])]
+                if len(states) == 2 and set(states) == {"RUNNING"}:
+                    return
+                if "FAILED" in states:
+                    break
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL_SECONDS)
+        self._raise_if_failed()
+        raise StackError(f"The connector does not run after {DELIVERY_SECONDS} s.")
+
+    def _raise_if_failed(self) -> None:
+        status = connect.request(f"{self._connector_url}/status")
+        for part in (status["connector"], *status["tasks"]):
+            if part["state"] == "FAILED":
+                raise StackError(f"The connector failed:\n{part['trace']}")
