@@ -286,6 +286,13 @@ def test_positions_of_another_server_or_base_name_do_not_compare(
     assert log.discounts() == [-5, -6, -7]
 
 
+def test_a_snapshot_agrees_with_one_server_only(log: Log) -> None:
+    log.user("r", ..., -5, pos=500)
+    log.user("u", -5, -6, pos=900, seconds=10)
+    log.user("u", -6, -7, pos=600, seconds=20, server_id=2)
+    assert log.discounts() == [-5, -6, -7]
+
+
 def test_valid_from_never_goes_back_when_the_clock_does(log: Log) -> None:
     log.user("c", ..., -5, pos=100, seconds=60)
     log.user("u", -5, -6, pos=200, seconds=30)
