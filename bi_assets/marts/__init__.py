@@ -1,1 +1,1 @@
-"""The answers, one file each."""
+"""The answers, one file each: `NAME.sql`, or `NAME.py` where SQL can't say it."""

@@ -1,0 +1,62 @@
+"""What a batch touched: the days of each kind of partition that have to be computed again.
+
+A rule says, for one kind of partition and one source table, which days the changed versions of
+that table (`changed_TABLE`, see `history.versions`) can matter to. A mart is touched through the
+tables that its SQL reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import duckdb
+
+from bi_assets.history.versions import BEGINNING, OPEN_END
+
+_OWN_DAY = "SELECT DISTINCT business_date FROM changed_{table} WHERE valid_to = " + OPEN_END
+
+_ORDERS_OF_CHANGED_ITEMS = f"""
+SELECT DISTINCT o.business_date
+FROM changed_order_items i JOIN history.orders o ON o.id = i.order_id
+WHERE i.valid_to = {OPEN_END} AND o.valid_to = {OPEN_END}"""
+
+# A version whose end alone moved says the same as before up to the earlier end. The first version
+# also answers for the time before it, when nothing is known yet.
+_ORDERS_OF_CHANGED_PATIENTS = f"""
+WITH versions AS (
+  SELECT id, version_no, valid_from, (practitioner_discount, practitioner_id, is_deleted,
+    valid_from_is_exact) AS said, min(valid_to) AS first_end, max(valid_to) AS last_end,
+    count(DISTINCT side) = 2 AS only_end_moved
+  FROM changed_users GROUP BY ALL
+),
+intervals AS (
+  SELECT id, last_end AS until, CASE
+      WHEN only_end_moved THEN first_end
+      WHEN version_no <= 1 THEN {BEGINNING}
+      ELSE valid_from END AS since
+  FROM versions
+)
+SELECT DISTINCT o.business_date
+FROM intervals i JOIN history.orders o ON o.user_id = i.id AND o.date >= i.since AND o.date < i.until
+WHERE o.valid_to = {OPEN_END}"""
+
+RULES: dict[str, dict[str, str]] = {
+    "order_date": {
+        "orders": _OWN_DAY.format(table="orders"),
+        "order_items": _ORDERS_OF_CHANGED_ITEMS,
+        "users": _ORDERS_OF_CHANGED_PATIENTS,
+    },
+}
+"""Kind of partition -> source table -> SQL for the days."""
+
+
+def record(con: duckdb.DuckDBPyConnection, changed: Iterable[str]) -> None:
+    """Add what the `changed` tables touch to `meta.touched`, where it stays until refreshed."""
+    changed = set(changed)
+    for kind, rules in RULES.items():
+        for table in sorted(changed & set(rules)):
+            con.execute(
+                f"INSERT INTO meta.touched SELECT $kind, * FROM ({rules[table]}) "
+                "EXCEPT SELECT kind, day FROM meta.touched",
+                {"kind": kind},
+            )

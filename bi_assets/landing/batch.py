@@ -1,0 +1,65 @@
+"""A batch of Kafka messages, as Arrow tables: one per topic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import pyarrow as pa
+
+MESSAGE_SCHEMA = pa.schema(
+    [
+        ("partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("timestamp_ms", pa.int64()),
+        ("key", pa.binary()),
+        ("value", pa.binary_view()),
+    ]
+)
+"""Grain: message. Rows of a partition come in offset order, each offset once."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition of one broker's topic; `topic_id` is None where the broker gives none."""
+
+    cluster_id: str
+    topic_id: str | None
+    topic: str
+    number: int
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """What offsets belong to: a topic made anew is another source."""
+        return self.cluster_id, self.topic_id or self.topic
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Messages by topic, and how far each partition has been read.
+
+    `next_offsets`: the offset to read next (one past the last message, further where the broker
+    skipped control records). `end_offsets`: where each partition ended when the batch began;
+    partitions without news are in both too. `read_at`: naive UTC.
+    """
+
+    messages: Mapping[str, pa.Table]
+    next_offsets: Mapping[Partition, int]
+    end_offsets: Mapping[Partition, int]
+    read_at: datetime
+    losses: Sequence[Loss] = field(default=())
+
+    @property
+    def n_messages(self) -> int:
+        """How many messages the batch holds."""
+        return sum(table.num_rows for table in self.messages.values())
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Offsets [first, last] that the broker dropped before they were landed."""
+
+    partition: Partition
+    first: int
+    last: int

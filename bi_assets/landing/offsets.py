@@ -1,0 +1,174 @@
+"""How far each partition has landed, and how complete the data is.
+
+Offsets belong to (cluster id, topic id), or (cluster id, topic name) where the broker gives no
+topic id: a broker or a topic made anew is another source, read from its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+import duckdb
+import pyarrow as pa
+
+from bi_assets.landing.batch import Batch, Loss, Partition
+from bi_assets.landing.change_log import BINLOG_BASE, BINLOG_NUMBER
+from bi_assets.sql import one
+
+SCHEMA = [
+    """CREATE TABLE IF NOT EXISTS meta.offsets (
+        cluster_id VARCHAR, topic_id VARCHAR, topic VARCHAR, partition INTEGER,
+        next_offset BIGINT, end_offset BIGINT, last_source_ts TIMESTAMP,
+        server_id BIGINT, base VARCHAR, file_number BIGINT, pos BIGINT, "row" BIGINT)""",
+    """CREATE TABLE IF NOT EXISTS meta.losses (
+        cluster_id VARCHAR, topic VARCHAR, partition INTEGER, first_offset BIGINT,
+        last_offset BIGINT, noticed_at TIMESTAMP)""",
+    """CREATE TABLE IF NOT EXISTS meta.progress (
+        complete_through TIMESTAMP, as_of DATE, heartbeat_at TIMESTAMP)""",
+]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`complete_through` (UTC): everything the shop did until then has landed. `as_of`: the last
+    whole business day before it. Both None until something has landed.
+    """
+
+    complete_through: datetime | None
+    as_of: date | None
+
+
+def landed_offsets(con: duckdb.DuckDBPyConnection, cluster_id: str) -> dict[Partition, int]:
+    """Return the next offset to read, of each partition of a cluster that has landed anything."""
+    rows = con.execute(
+        "SELECT topic_id, topic, partition, next_offset FROM meta.offsets WHERE cluster_id = ?",
+        [cluster_id],
+    ).fetchall()
+    return {
+        Partition(cluster_id, topic_id if topic_id != topic else None, topic, number): offset
+        for topic_id, topic, number, offset in rows
+    }
+
+
+def start_positions(con: duckdb.DuckDBPyConnection) -> None:
+    """Make the temporary table `positions`, which `note_position` fills and `advance` reads."""
+    con.execute("""
+CREATE OR REPLACE TEMP TABLE positions (topic VARCHAR, partition INTEGER, last_source_ts TIMESTAMP,
+  server_id BIGINT, base VARCHAR, mark STRUCT(n BIGINT, p BIGINT, r BIGINT))""")
+
+
+def note_positions(con: duckdb.DuckDBPyConnection) -> None:
+    """Remember the highest binlog position of each partition in `landed`. Called once a topic."""
+    con.execute(f"""
+INSERT INTO positions
+WITH newest AS (  -- the server that the partition's newest stream row comes from
+  SELECT _partition, arg_max(struct_pack(s := _server_id, b := {BINLOG_BASE}), _offset)
+    FILTER (_op <> 'r') AS source, max(_source_ts) AS last_source_ts
+  FROM landed GROUP BY _partition
+)
+SELECT any_value(_topic), _partition, any_value(last_source_ts), any_value(source.s),
+  any_value(source.b), max(struct_pack(n := coalesce({BINLOG_NUMBER}, 0), p := _binlog_pos, r := _row))
+    FILTER (_op <> 'r' AND _server_id IS NOT DISTINCT FROM source.s
+            AND {BINLOG_BASE} IS NOT DISTINCT FROM source.b)
+FROM landed JOIN newest USING (_partition) GROUP BY _partition""")
+
+
+def advance(con: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+    """Move the landed offsets to where the batch ends, with the positions noted on the way.
+
+    Leaves the temporary table `advanced`: the partitions of this batch as they now stand.
+    """
+    partitions = list({**batch.end_offsets, **batch.next_offsets})
+    moved = pa.table(
+        {
+            "cluster_id": pa.array([p.source[0] for p in partitions], pa.string()),
+            "topic_id": pa.array([p.source[1] for p in partitions], pa.string()),
+            "topic": pa.array([p.topic for p in partitions], pa.string()),
+            "partition": pa.array([p.number for p in partitions], pa.int32()),
+            "next_offset": pa.array([batch.next_offsets.get(p) for p in partitions], pa.int64()),
+            "end_offset": pa.array([batch.end_offsets.get(p) for p in partitions], pa.int64()),
+        }
+    )
+    con.register("moved", moved)
+    con.execute("""
+CREATE OR REPLACE TEMP TABLE advanced AS
+SELECT m.cluster_id, m.topic_id, m.topic, m.partition,
+  coalesce(m.next_offset, o.next_offset, 0) AS next_offset,
+  coalesce(m.end_offset, o.end_offset) AS end_offset,
+  greatest(p.last_source_ts, o.last_source_ts) AS last_source_ts,
+  CASE WHEN p.mark IS NULL THEN o.server_id ELSE p.server_id END AS server_id,
+  CASE WHEN p.mark IS NULL THEN o.base ELSE p.base END AS base,
+  CASE WHEN p.mark IS NULL OR ((p.server_id, p.base) IS NOT DISTINCT FROM (o.server_id, o.base)
+            AND struct_pack(n := o.file_number, p := o.pos, r := o."row") > p.mark)
+       THEN struct_pack(n := o.file_number, p := o.pos, r := o."row") ELSE p.mark END AS mark
+FROM moved m LEFT JOIN positions p USING (topic, partition)
+LEFT JOIN meta.offsets o ON o.cluster_id = m.cluster_id AND o.topic_id = m.topic_id
+  AND o.topic = m.topic AND o.partition = m.partition""")
+    con.unregister("moved")
+    con.execute("""
+DELETE FROM meta.offsets o USING advanced a
+WHERE o.cluster_id = a.cluster_id AND o.topic_id = a.topic_id
+  AND o.topic = a.topic AND o.partition = a.partition""")
+    con.execute("""
+INSERT INTO meta.offsets
+SELECT * EXCLUDE (mark), mark.n, mark.p, mark.r FROM advanced""")
+
+
+def record_losses(con: duckdb.DuckDBPyConnection, losses: Iterable[Loss], now: datetime) -> None:
+    """Keep what the broker dropped before it was landed; `status` shows it until the end of days."""
+    for loss in losses:
+        con.execute(
+            "INSERT INTO meta.losses VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                loss.partition.cluster_id,
+                loss.partition.topic,
+                loss.partition.number,
+                loss.first,
+                loss.last,
+                now,
+            ],
+        )
+
+
+def progress(con: duckdb.DuckDBPyConnection) -> Progress:
+    """Return how complete the landed data is."""
+    return Progress(
+        *one(con, "SELECT any_value(complete_through), any_value(as_of) FROM meta.progress")
+    )
+
+
+def update_progress(
+    con: duckdb.DuckDBPyConnection, batch: Batch, heartbeat_at: datetime | None
+) -> Progress:
+    """Compute how complete the data is after this batch, and keep it.
+
+    Where every partition has reached the end it had when the batch began, all that the connector
+    had sent is there, up to its newest change or heartbeat; else up to the least of the lagging
+    partitions' last changes. It never goes back, and never beyond the wall clock.
+    """
+    before, last_heartbeat = one(
+        con, "SELECT any_value(complete_through), any_value(heartbeat_at) FROM meta.progress"
+    )
+    heartbeat_at = max(filter(None, [heartbeat_at, last_heartbeat]), default=None)
+    caught_up, newest, slowest = one(
+        con,
+        """
+SELECT count(*) FILTER (next_offset < end_offset) = 0, max(last_source_ts),
+  CASE WHEN count(*) FILTER (next_offset < end_offset AND last_source_ts IS NULL) = 0
+       THEN min(last_source_ts) FILTER (next_offset < end_offset) END
+FROM advanced""",
+    )
+    reached = max(filter(None, [newest, heartbeat_at]), default=None) if caught_up else slowest
+    candidates = [t for t in (before, min(reached, batch.read_at) if reached else None) if t]
+    complete_through = max(candidates, default=None)
+    as_of = None
+    if complete_through:
+        (today,) = one(con, "SELECT business_date($t::TIMESTAMP)", {"t": complete_through})
+        as_of = today - timedelta(days=1)
+    con.execute("DELETE FROM meta.progress")
+    con.execute(
+        "INSERT INTO meta.progress VALUES (?, ?, ?)", [complete_through, as_of, heartbeat_at]
+    )
+    return Progress(complete_through, as_of)

@@ -1,0 +1,1 @@
+"""Computes the marts, for the partitions that need it."""

@@ -1,0 +1,169 @@
+"""Refresh: delete the partitions that need it, insert them anew, check them; one transaction.
+
+What needs it is written down when it is touched (`meta.touched`, `meta.versions`) and struck out
+in the same transaction that computes it, so that a crash leaves the work to the next run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import duckdb
+
+from bi_assets.landing.offsets import progress
+from bi_assets.refresh.mart import Check, Context, Mart
+from bi_assets.sql import one
+
+SCHEMA = [
+    # What each table's contents were last changed by: a batch, or a refresh of one.
+    "CREATE TABLE IF NOT EXISTS meta.versions (name VARCHAR, version BIGINT)",
+    # What each mart was computed from; none for a mart that was never computed.
+    "CREATE TABLE IF NOT EXISTS meta.marts (name VARCHAR, digest VARCHAR, version BIGINT)",
+    """CREATE TABLE IF NOT EXISTS meta.checks (
+        mart VARCHAR, name VARCHAR, severity VARCHAR, breaches BIGINT, checked_at TIMESTAMP)""",
+]
+_FEW_DAYS = 200
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Outcome of a check: how many rows break it."""
+
+    check: Check
+    breaches: int
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """A mart that was computed again: `days` is None where it was computed as a whole."""
+
+    mart: Mart
+    rows: int
+    days: tuple[date, ...] | None
+    checks: tuple[CheckResult, ...]
+
+
+def create_tables(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart]) -> None:
+    """Make the tables of marts that are new or whose file changed; they are computed as a whole."""
+    known = dict(con.execute("SELECT name, digest FROM meta.marts").fetchall())
+    for gone in set(known) - set(marts):
+        con.execute(f"DROP TABLE IF EXISTS marts.{gone}")
+        con.execute("DELETE FROM meta.marts WHERE name = ?", [gone])
+    for mart in marts.values():
+        if known.get(mart.name) == mart.digest:
+            continue
+        con.execute(f"DROP TABLE IF EXISTS {mart.table}")
+        if mart.sql:
+            con.execute(f"CREATE TABLE {mart.table} AS SELECT * FROM ({mart.sql}) LIMIT 0")
+        else:
+            columns = ", ".join(f"{column.name} {column.type}" for column in mart.columns)
+            con.execute(f"CREATE TABLE {mart.table} ({columns})")
+        con.execute("DELETE FROM meta.marts WHERE name = ?", [mart.name])
+        con.execute("INSERT INTO meta.marts VALUES (?, ?, NULL)", [mart.name, mart.digest])
+
+
+def set_version(con: duckdb.DuckDBPyConnection, names: Collection[str], version: int) -> None:
+    """Note that these tables' contents have changed."""
+    for name in names:
+        con.execute("DELETE FROM meta.versions WHERE name = ?", [name])
+        con.execute("INSERT INTO meta.versions VALUES (?, ?)", [name, version])
+
+
+def refresh(
+    con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, scheduled: bool
+) -> list[Refreshed]:
+    """Compute what has been touched. Call it inside a transaction.
+
+    `scheduled` includes the marts that have a schedule, where their inputs have changed.
+    """
+    touched: dict[str, list[date]] = {}
+    for kind, day in con.execute(
+        "SELECT DISTINCT kind, day FROM meta.touched ORDER BY ALL"
+    ).fetchall():
+        touched.setdefault(kind, []).append(day)
+    done = []
+    for mart in marts.values():
+        if mart.schedule and not scheduled:
+            continue
+        computed, current = _versions(con, mart)
+        if computed is not None and computed >= current:
+            continue
+        if mart.partition and computed is not None:
+            days = tuple(touched.get(mart.partition, ()))
+            if days:
+                done.append(compute(con, mart, days))
+        else:
+            done.append(compute(con, mart, None))
+        _computed(con, mart, current)
+    con.execute("DELETE FROM meta.touched")
+    return done
+
+
+def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | None) -> Refreshed:
+    """Compute a mart for these partitions, or as a whole, and check it. Inside a transaction."""
+    where = _where(con, mart, days)
+    con.execute(f"DELETE FROM {mart.table}{where}")
+    if mart.sql:
+        con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM ({mart.sql}) m{where}")
+    else:
+        inputs = {
+            name: con.sql(f"SELECT * FROM {name}").pl() for name in mart.inputs if "." in name
+        }
+        frame = mart.compute(inputs, Context(as_of=progress(con).as_of))
+        con.register("frame", frame.to_arrow())
+        con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM frame")
+        con.unregister("frame")
+    con.execute(f"CREATE OR REPLACE TEMP VIEW refreshed AS SELECT * FROM {mart.table}{where}")
+    (rows,) = one(con, "SELECT count(*) FROM refreshed")
+    checks = tuple(_check(con, mart, check) for check in mart.checks)
+    con.execute("DROP VIEW refreshed")
+    return Refreshed(mart, rows, None if days is None else tuple(days), checks)
+
+
+def _versions(con: duckdb.DuckDBPyConnection, mart: Mart) -> tuple[int | None, int]:
+    """What the mart was computed from, and what its inputs are at now."""
+    computed, current = one(
+        con,
+        "SELECT (SELECT any_value(version) FROM meta.marts WHERE name = $name), "
+        "coalesce(max(version), 0) FROM meta.versions WHERE list_contains($inputs, name)",
+        {"name": mart.name, "inputs": [_versioned(name) for name in mart.inputs]},
+    )
+    return computed, current
+
+
+def _versioned(name: str) -> str:
+    """A state view changes with its history."""
+    return "history." + name.removeprefix("state.") if name.startswith("state.") else name
+
+
+def _computed(con: duckdb.DuckDBPyConnection, mart: Mart, version: int) -> None:
+    con.execute("UPDATE meta.marts SET version = ? WHERE name = ?", [version, mart.name])
+    set_version(con, [mart.table], version)
+
+
+def _where(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | None) -> str:
+    """SQL that keeps the partitions `days`; makes the temporary table `days` for the checks."""
+    con.execute("CREATE OR REPLACE TEMP TABLE days (day DATE)")
+    if days is None:
+        return ""
+    con.execute("INSERT INTO days SELECT UNNEST($days::DATE[])", {"days": list(days)})
+    if len(days) <= _FEW_DAYS:
+        # Constants reach the scan of the orders, and skip what lies outside.
+        values = ", ".join(f"DATE '{day}'" for day in days)
+        return f" WHERE {mart.partition} IN ({values})"
+    return (
+        f" WHERE {mart.partition} BETWEEN DATE '{min(days)}' AND DATE '{max(days)}' "
+        f"AND {mart.partition} IN (SELECT day FROM days)"
+    )
+
+
+def _check(con: duckdb.DuckDBPyConnection, mart: Mart, check: Check) -> CheckResult:
+    (breaches,) = one(con, f"SELECT count(*) FROM ({check.breaches})")
+    con.execute("DELETE FROM meta.checks WHERE mart = ? AND name = ?", [mart.name, check.name])
+    con.execute(
+        "INSERT INTO meta.checks VALUES (?, ?, ?, ?, CAST(now() AS TIMESTAMP))",
+        [mart.name, check.name, check.severity, breaches],
+    )
+    return CheckResult(check, breaches)

@@ -1,0 +1,25 @@
+"""Small helpers for SQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+
+
+def quote(name: str) -> str:
+    """Return an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def one(con: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> tuple[Any, ...]:
+    """Return the only row of a query. Errors: `LookupError` where it has none or more."""
+    rows = con.execute(sql, parameters).fetchall()
+    if len(rows) != 1:
+        raise LookupError(f"expected one row, found {len(rows)}: {sql}")
+    return rows[0]

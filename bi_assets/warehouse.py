@@ -1,0 +1,140 @@
+"""The DuckDB session: one writer at a time, short transactions, one schema for everyone."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import duckdb
+
+from bi_assets.contracts.contract import Contract
+from bi_assets.errors import UserError
+from bi_assets.history import versions
+from bi_assets.landing import change_log, drift, land, offsets, quarantine
+from bi_assets.landing.wall_time import macros
+from bi_assets.refresh import refresh
+from bi_assets.refresh.mart import Mart
+from bi_assets.settings import Settings
+
+_PATIENCE_SECONDS = 60.0
+_SCHEMA_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """The core database with the contracts and marts that it holds."""
+
+    settings: Settings
+    contracts: Mapping[str, Contract]
+    marts: Mapping[str, Mart] = field(default_factory=dict)
+
+    @contextmanager
+    def open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the core file, alone, for as long as it takes; make what is missing in it.
+
+        Writers queue at the lock file beside it. Errors: `UserError` when another program holds
+        the file, or when it was made with another time zone or pseudonym key.
+        """
+        core = self.settings.core_file
+        core.parent.mkdir(parents=True, exist_ok=True)
+        with core.with_suffix(".duckdb.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            con = _connect(str(core))
+            try:
+                self.prepare(con)
+                yield con
+            finally:
+                con.close()
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Set up a session; make or extend the schema where it is not that of this code."""
+        con.execute("SET TimeZone = 'UTC'")
+        con.execute("SET preserve_insertion_order = true")
+        for macro in macros(self.settings.source_timezone, self.settings.business_timezone):
+            con.execute(macro)
+        con.execute("CREATE SCHEMA IF NOT EXISTS meta")
+        con.execute("CREATE TABLE IF NOT EXISTS meta.setup (name VARCHAR, value VARCHAR)")
+        found = dict(con.execute("SELECT name, value FROM meta.setup").fetchall())
+        wanted = self._setup()
+        if found == wanted:
+            return
+        _refuse_changes(found, wanted)
+        with transaction(con):
+            for statement in self._schema():
+                con.execute(statement)
+            refresh.create_tables(con, self.marts)
+            con.execute("DELETE FROM meta.setup")
+            con.executemany("INSERT INTO meta.setup VALUES (?, ?)", list(wanted.items()))
+
+    def _schema(self) -> list[str]:
+        key = self.settings.pseudonym_key
+        statements = [
+            f"CREATE SCHEMA IF NOT EXISTS {s}" for s in ("cdc", "history", "state", "marts")
+        ]
+        for module in (land, offsets, drift, quarantine, refresh):
+            statements += module.SCHEMA
+        for contract in self.contracts.values():
+            statements.append(change_log.create_sql(contract, key))
+            statements += versions.create_sql(contract, key)
+        return statements
+
+    def _setup(self) -> dict[str, str]:
+        """What the file's contents depend on."""
+        shape = repr(
+            (_SCHEMA_VERSION, self._schema(), [(m.name, m.digest) for m in self.marts.values()])
+        )
+        key = self.settings.pseudonym_key
+        return {
+            "BI_SOURCE_TIMEZONE": self.settings.source_timezone,
+            "BI_TIMEZONE": self.settings.business_timezone,
+            "BI_PSEUDONYM_KEY": _fingerprint(key) if key else "none",
+            "schema": hashlib.sha256(shape.encode()).hexdigest(),
+        }
+
+
+@contextmanager
+def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All or nothing."""
+    con.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        con.execute("ROLLBACK")
+        raise
+    con.execute("COMMIT")
+
+
+def _connect(path: str) -> duckdb.DuckDBPyConnection:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return duckdb.connect(path)
+        except duckdb.IOException as error:
+            if "Conflicting lock" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                holder = str(error).partition("held in ")[2].partition(". ")[0]
+                raise UserError(
+                    f"{path} is open in another program ({holder}). Close it there; to query, open "
+                    "publish/marts.duckdb instead, which is never locked."
+                ) from error
+            time.sleep(0.05)
+
+
+def _fingerprint(key: str) -> str:
+    return hmac.new(key.encode(), b"pharmacy-bi", hashlib.sha256).hexdigest()[:16]
+
+
+def _refuse_changes(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    for name in ("BI_SOURCE_TIMEZONE", "BI_TIMEZONE", "BI_PSEUDONYM_KEY"):
+        if found and found[name] != wanted[name]:
+            was = "another key" if name == "BI_PSEUDONYM_KEY" else found[name]
+            raise UserError(
+                f"{name} has changed: the data in BI_DATA_DIR was made with {was}. Set it back, or "
+                "name an empty BI_DATA_DIR and run `pharmacy-bi sync`, which reads everything again."
+            )
