@@ -15,33 +15,19 @@ DATABASE = "shop"
 SHOP_USER, SHOP_PASSWORD = "shop", "shop"
 DEBEZIUM_USER, DEBEZIUM_PASSWORD = "debezium", "debezium"
 
-# Run at each start. docs/connect-your-shop.md shows the Debezium part to people: keep both equal.
-# A user per host: MariaDB prefers the anonymous user of localhost to ours of '%'.
-INIT_SQL = "\n".join(
-    [
-        "SET sql_log_bin = 0;",
-        f"CREATE DATABASE IF NOT EXISTS {DATABASE};",
-        # Outside of what the connector captures: see Stack.wait_delivered.
-        "CREATE DATABASE IF NOT EXISTS stack;",
-        "CREATE TABLE IF NOT EXISTS stack.nudge (id int PRIMARY KEY, n bigint);",
-        "INSERT IGNORE INTO stack.nudge VALUES (1, 0);",
-        *(
-            statement
-            for host in ("%", "localhost")
-            for statement in (
-                f"CREATE USER IF NOT EXISTS '{SHOP_USER}'@'{host}'"
-                f" IDENTIFIED BY '{SHOP_PASSWORD}';",
-                f"GRANT ALL ON *.* TO '{SHOP_USER}'@'{host}';",
-                f"CREATE USER IF NOT EXISTS '{DEBEZIUM_USER}'@'{host}'"
-                f" IDENTIFIED BY '{DEBEZIUM_PASSWORD}';",
-                "GRANT RELOAD, SHOW DATABASES, REPLICATION SLAVE, REPLICATION CLIENT,"
-                f" REPLICATION SLAVE ADMIN, BINLOG MONITOR ON *.* TO '{DEBEZIUM_USER}'@'{host}';",
-                f"GRANT SELECT, LOCK TABLES ON {DATABASE}.* TO '{DEBEZIUM_USER}'@'{host}';",
-            )
-        ),
-        "",
-    ]
-)
+GRANTS = Path(__file__).with_name("grants-mariadb.sql")
+
+# Run at each start, a statement per line, before GRANTS. Outside of what the connector captures
+# is the database `stack`: see Stack.wait_delivered.
+INIT_SQL = f"""\
+SET sql_log_bin = 0;
+CREATE DATABASE IF NOT EXISTS {DATABASE};
+CREATE USER IF NOT EXISTS '{SHOP_USER}'@'%' IDENTIFIED BY '{SHOP_PASSWORD}';
+GRANT ALL ON *.* TO '{SHOP_USER}'@'%';
+CREATE DATABASE IF NOT EXISTS stack;
+CREATE TABLE IF NOT EXISTS stack.nudge (id int PRIMARY KEY, n bigint);
+INSERT IGNORE INTO stack.nudge VALUES (1, 0);
+"""
 
 
 def connect_parameters(port: int) -> dict[str, Any]:
@@ -82,7 +68,7 @@ def mariadb_server(folder: Path, port: int) -> Server:
         if install.returncode != 0:
             raise StackError(f"mariadb-install-db failed:\n{install.stdout[-4000:]}")
     init = folder / "mariadb-init.sql"
-    init.write_text(INIT_SQL)
+    init.write_text(INIT_SQL + GRANTS.read_text())
     command = [
         find_tool("mariadbd"),
         "--no-defaults",

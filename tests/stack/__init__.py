@@ -1,0 +1,1 @@
+"""Tests of the whole chain on real servers: `make test-stack`."""
