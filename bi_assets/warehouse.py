@@ -14,7 +14,7 @@ import duckdb
 
 from bi_assets.contracts.contract import Contract
 from bi_assets.errors import UserError
-from bi_assets.history import versions
+from bi_assets.history import touched, versions
 from bi_assets.landing import change_log, drift, land, offsets, quarantine
 from bi_assets.landing.wall_time import macros
 from bi_assets.refresh import refresh
@@ -73,10 +73,8 @@ class Warehouse:
 
     def _schema(self) -> list[str]:
         key = self.settings.pseudonym_key
-        statements = [
-            f"CREATE SCHEMA IF NOT EXISTS {s}" for s in ("cdc", "history", "state", "marts")
-        ]
-        for module in (land, offsets, drift, quarantine, refresh):
+        statements = [f"CREATE SCHEMA IF NOT EXISTS {s}" for s in ("cdc", "history", "state", "marts")]
+        for module in (land, offsets, drift, quarantine, touched, refresh):
             statements += module.SCHEMA
         for contract in self.contracts.values():
             statements.append(change_log.create_sql(contract, key))
@@ -85,9 +83,7 @@ class Warehouse:
 
     def _setup(self) -> dict[str, str]:
         """What the file's contents depend on."""
-        shape = repr(
-            (_SCHEMA_VERSION, self._schema(), [(m.name, m.digest) for m in self.marts.values()])
-        )
+        shape = repr((_SCHEMA_VERSION, self._schema(), [(m.name, m.digest) for m in self.marts.values()]))
         key = self.settings.pseudonym_key
         return {
             "BI_SOURCE_TIMEZONE": self.settings.source_timezone,

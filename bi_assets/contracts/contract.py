@@ -85,9 +85,7 @@ def load_contract(path: Path) -> Contract:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ContractError(f"{path.name}: not TOML: {error}.") from error
-    columns = tuple(
-        _column(path, text, name, declared) for name, declared in raw.get("columns", {}).items()
-    )
+    columns = tuple(_column(path, text, name, declared) for name, declared in raw.get("columns", {}).items())
     contract = Contract(
         table=path.stem,
         meaning=raw.get("meaning", ""),

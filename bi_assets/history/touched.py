@@ -40,6 +40,16 @@ SELECT DISTINCT o.business_date
 FROM intervals i JOIN history.orders o ON o.user_id = i.id AND o.date >= i.since AND o.date < i.until
 WHERE o.valid_to = {OPEN_END}"""
 
+SCHEMA = [
+    # Days to be computed again.
+    "CREATE TABLE IF NOT EXISTS meta.touched (kind VARCHAR, day DATE)",
+    # The batch that each table's contents were last changed by.
+    "CREATE TABLE IF NOT EXISTS meta.versions (name VARCHAR, version BIGINT)",
+]
+
+AS_OF = "as_of"
+"""Name under which `meta.versions` keeps the moves of the last whole business date."""
+
 RULES: dict[str, dict[str, str]] = {
     "order_date": {
         "orders": _OWN_DAY.format(table="orders"),
@@ -50,9 +60,10 @@ RULES: dict[str, dict[str, str]] = {
 """Kind of partition -> source table -> SQL for the days."""
 
 
-def record(con: duckdb.DuckDBPyConnection, changed: Iterable[str]) -> None:
+def record(con: duckdb.DuckDBPyConnection, changed: Iterable[str], batch_id: int) -> None:
     """Add what the `changed` tables touch to `meta.touched`, where it stays until refreshed."""
     changed = set(changed)
+    set_version(con, [f"history.{table}" for table in sorted(changed)], batch_id)
     for kind, rules in RULES.items():
         for table in sorted(changed & set(rules)):
             con.execute(
@@ -60,3 +71,10 @@ def record(con: duckdb.DuckDBPyConnection, changed: Iterable[str]) -> None:
                 "EXCEPT SELECT kind, day FROM meta.touched",
                 {"kind": kind},
             )
+
+
+def set_version(con: duckdb.DuckDBPyConnection, names: Iterable[str], version: int) -> None:
+    """Note that the contents of these tables have changed."""
+    for name in names:
+        con.execute("DELETE FROM meta.versions WHERE name = ?", [name])
+        con.execute("INSERT INTO meta.versions VALUES (?, ?)", [name, version])

@@ -106,9 +106,7 @@ def _versions_sql(contract: Contract) -> str:
     arrival = "_batch_id, _partition, _offset"
     before = ", ".join(f"_before.{quote(name)} AS {quote(name)}" for name in contract.names)
     business_date = (
-        f", business_date({quote(contract.business_date)}) AS business_date"
-        if contract.business_date
-        else ""
+        f", business_date({quote(contract.business_date)}) AS business_date" if contract.business_date else ""
     )
     place = "_op, _binlog_file, _binlog_pos, _row, _topic, _partition, _offset"
     return f"""

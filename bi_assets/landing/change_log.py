@@ -27,9 +27,7 @@ def create_sql(contract: Contract, pseudonym_key: str | None) -> str:
     return f"CREATE TABLE IF NOT EXISTS cdc.{quote(contract.table)} ({', '.join(columns)})"
 
 
-def stage(
-    con: duckdb.DuckDBPyConnection, contract: Contract, topic: str, source: tuple[str, str]
-) -> int:
+def stage(con: duckdb.DuckDBPyConnection, contract: Contract, topic: str, source: tuple[str, str]) -> int:
     """Take the sound rows of `decoded` into the temporary table `landed`, duplicates out.
 
     A duplicate is a change that Debezium sent again after a crash: same server, file, position,
@@ -86,9 +84,7 @@ def _drop_duplicates(con: duckdb.DuckDBPyConnection, contract: Contract) -> int:
         for name in dict.fromkeys([*content, *identity])
         if name not in contract.key and name != "_binlog_pos"
     )
-    keys = " AND ".join(
-        f"l.{quote(name)} = d.{quote(name)}" for name in (*contract.key, "_binlog_pos")
-    )
+    keys = " AND ".join(f"l.{quote(name)} = d.{quote(name)}" for name in (*contract.key, "_binlog_pos"))
     names = ", ".join(quote(name) for name in dict.fromkeys([*identity, *content]))
     (dropped,) = one(
         con,

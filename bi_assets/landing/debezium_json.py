@@ -46,15 +46,12 @@ def decode_sql(contract: Contract, topic: str, settings: Settings) -> str:
     """Return the statement that makes `decoded` from the relation `messages` of one topic."""
     pseudonym_key = settings.pseudonym_key
     image = "{" + ",".join(f'"{name}":"VARCHAR"' for name in contract.names) + "}"
-    envelope = (
-        f'{{"op":"VARCHAR","ts_ms":"BIGINT","before":{image},"after":{image},"source":{_SOURCE}}}'
-    )
+    envelope = f'{{"op":"VARCHAR","ts_ms":"BIGINT","before":{image},"after":{image},"source":{_SOURCE}}}'
     columns = ",\n    ".join(
         f"{_value(contract, name, pseudonym_key)} AS {quote(name)}" for name in contract.names
     )
     before = ", ".join(
-        f"{quote(c.name)} := {typed(c, f'e.before.{quote(c.name)}', pseudonym_key)}"
-        for c in contract.columns
+        f"{quote(c.name)} := {typed(c, f'e.before.{quote(c.name)}', pseudonym_key)}" for c in contract.columns
     )
     return f"""
 CREATE OR REPLACE TEMP TABLE decoded AS
@@ -135,14 +132,10 @@ def _cause(contract: Contract) -> str:
             "the row image is missing or not an object",
         ),
     ]
-    causes += [
-        (f"image.{quote(name)} IS NULL", f"key column {name} is missing") for name in contract.key
-    ]
+    causes += [(f"image.{quote(name)} IS NULL", f"key column {name} is missing") for name in contract.key]
     for column in contract.columns:
         json_type = f"json_type(json, image_path || {literal('.' + column.name)})"
-        causes.append(
-            breach(column, f"image.{quote(column.name)}", _exists(column.name), json_type)
-        )
+        causes.append(breach(column, f"image.{quote(column.name)}", _exists(column.name), json_type))
     causes.append(
         (
             f"coalesce(ts_ms NOT BETWEEN 1 AND {_LATEST_MS}, true)",
@@ -152,5 +145,5 @@ def _cause(contract: Contract) -> str:
     image_present = " AND ".join(f"image.{quote(name)} IS NOT NULL" for name in contract.key)
     breaches = " OR ".join(condition for condition, _ in causes[7 + len(contract.key) :])
     chain = " ".join(f"WHEN {condition} THEN {literal(words)}" for condition, words in causes)
-    return f"""CASE WHEN op IN ('c', 'u', 'd', 'r') AND {image_present} AND NOT ({breaches}) THEN NULL
+    return f"""CASE WHEN op IN ('c', 'u', 'd', 'r') AND {image_present} AND NOT coalesce({breaches}, false) THEN NULL
          ELSE CASE {chain} ELSE 'the row could not be read' END END"""

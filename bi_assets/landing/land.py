@@ -27,7 +27,6 @@ SCHEMA = [
     """CREATE TABLE IF NOT EXISTS meta.batches (
         batch_id BIGINT, landed_at TIMESTAMP, messages BIGINT, landed BIGINT, duplicates BIGINT,
         tombstones BIGINT, quarantined BIGINT, repeated_hour BIGINT, missing_hour BIGINT)""",
-    "CREATE TABLE IF NOT EXISTS meta.touched (kind VARCHAR, day DATE)",
 ]
 
 
@@ -73,11 +72,14 @@ def land(
             offsets.note_positions(con)
             change_log.append(con, contract)
             versions.update(con, contract)
-    touched.record(con, tables)
+    touched.record(con, tables, batch_id)
     counts["landed"] = sum(tables.values())
     offsets.advance(con, batch)
     offsets.record_losses(con, batch.losses, batch.read_at)
+    before = offsets.progress(con)
     progress = offsets.update_progress(con, batch, _heartbeat_time(con, batch, settings))
+    if progress.as_of != before.as_of:
+        touched.set_version(con, [touched.AS_OF], batch_id)
     con.execute(
         "INSERT INTO meta.batches BY NAME SELECT $batch_id AS batch_id, $at::TIMESTAMP AS landed_at, "
         + ", ".join(f"${name} AS {name}" for name in COUNTS),
@@ -117,9 +119,7 @@ def _decode(
         sound, choking = _halve(con, sql, messages)
         _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
         quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), settings)
-        return sum(table.num_rows for table in choking) + quarantine.add(
-            con, contract, messages, settings
-        )
+        return sum(table.num_rows for table in choking) + quarantine.add(con, contract, messages, settings)
     return quarantine.add(con, contract, messages, settings)
 
 
@@ -156,9 +156,7 @@ def _count_odd_hours(con: duckdb.DuckDBPyConnection) -> Counter[str]:
     return Counter(repeated_hour=int(repeated), missing_hour=int(missing))
 
 
-def _heartbeat_time(
-    con: duckdb.DuckDBPyConnection, batch: Batch, settings: Settings
-) -> datetime | None:
+def _heartbeat_time(con: duckdb.DuckDBPyConnection, batch: Batch, settings: Settings) -> datetime | None:
     """Newest time (UTC) that the connector's heartbeats tell."""
     beats = batch.messages.get(settings.heartbeat_topic)
     if beats is None:

@@ -134,14 +134,10 @@ def record_losses(con: duckdb.DuckDBPyConnection, losses: Iterable[Loss], now: d
 
 def progress(con: duckdb.DuckDBPyConnection) -> Progress:
     """Return how complete the landed data is."""
-    return Progress(
-        *one(con, "SELECT any_value(complete_through), any_value(as_of) FROM meta.progress")
-    )
+    return Progress(*one(con, "SELECT any_value(complete_through), any_value(as_of) FROM meta.progress"))
 
 
-def update_progress(
-    con: duckdb.DuckDBPyConnection, batch: Batch, heartbeat_at: datetime | None
-) -> Progress:
+def update_progress(con: duckdb.DuckDBPyConnection, batch: Batch, heartbeat_at: datetime | None) -> Progress:
     """Compute how complete the data is after this batch, and keep it.
 
     Where every partition has reached the end it had when the batch began, all that the connector
@@ -168,7 +164,5 @@ FROM advanced""",
         (today,) = one(con, "SELECT business_date($t::TIMESTAMP)", {"t": complete_through})
         as_of = today - timedelta(days=1)
     con.execute("DELETE FROM meta.progress")
-    con.execute(
-        "INSERT INTO meta.progress VALUES (?, ?, ?)", [complete_through, as_of, heartbeat_at]
-    )
+    con.execute("INSERT INTO meta.progress VALUES (?, ?, ?)", [complete_through, as_of, heartbeat_at])
     return Progress(complete_through, as_of)

@@ -24,9 +24,7 @@ WHAT_TO_DO = (
 )
 
 
-def add(
-    con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table, settings: Settings
-) -> int:
+def add(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table, settings: Settings) -> int:
     """Set aside the rows of `decoded` that have a cause. Returns how many."""
     causes = con.execute(
         "SELECT _topic, _partition, _offset, timestamp_ms, _cause FROM decoded WHERE _cause IS NOT NULL"
@@ -95,9 +93,7 @@ def _digest(value: bytes, settings: Settings) -> str:
 
 
 def _keys(messages: pa.Table, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], bytes | None]:
-    places = zip(
-        messages.column("partition").to_pylist(), messages.column("offset").to_pylist(), strict=True
-    )
+    places = zip(messages.column("partition").to_pylist(), messages.column("offset").to_pylist(), strict=True)
     keys = messages.column("key")
     return {place: keys[i].as_py() for i, place in enumerate(places) if place in wanted}
 

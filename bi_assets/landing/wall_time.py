@@ -20,8 +20,7 @@ def macros(source_timezone: str, business_timezone: str) -> list[str]:
     return [
         f"CREATE OR REPLACE TEMP MACRO source_of_utc(utc) AS {_wall('utc', source_timezone)}",
         f"CREATE OR REPLACE TEMP MACRO utc_of_source(wall) AS {_utc('wall', source_timezone)}",
-        "CREATE OR REPLACE TEMP MACRO business_date(utc) AS "
-        f"CAST({_wall('utc', business_timezone)} AS DATE)",
+        f"CREATE OR REPLACE TEMP MACRO business_date(utc) AS CAST({_wall('utc', business_timezone)} AS DATE)",
     ]
 
 
@@ -29,9 +28,7 @@ def odd_hours(utc: str, wall: str, timezone: str) -> tuple[str, str]:
     """Return SQL telling whether a wall time fell in a repeated, and in a missing, hour."""
     if timezone == "UTC":
         return "false", "false"
-    repeated = " OR ".join(
-        f"source_of_utc({utc} + INTERVAL '{setback}') = {wall}" for setback in _SETBACKS
-    )
+    repeated = " OR ".join(f"source_of_utc({utc} + INTERVAL '{setback}') = {wall}" for setback in _SETBACKS)
     return f"coalesce({repeated}, false)", f"coalesce(source_of_utc({utc}) <> {wall}, false)"
 
 

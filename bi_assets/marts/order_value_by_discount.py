@@ -64,9 +64,7 @@ def compute(inputs: Mapping[str, pl.DataFrame], context: Context) -> pl.DataFram
         )
         .select("discount_pct", "patient_id", value=pl.col("net_goods").cast(pl.Float64))
     )
-    patients = orders.group_by("discount_pct", "patient_id").agg(
-        y=pl.col("value").sum(), x=pl.len()
-    )
+    patients = orders.group_by("discount_pct", "patient_id").agg(y=pl.col("value").sum(), x=pl.len())
     levels = orders.group_by("discount_pct").agg(
         n_orders=pl.len(),
         aov=pl.col("value").mean(),
@@ -78,9 +76,7 @@ def compute(inputs: Mapping[str, pl.DataFrame], context: Context) -> pl.DataFram
     clusters = patients.group_by("discount_pct").agg(
         n_patients=m,
         aov_mean_of_patients=(pl.col("y") / pl.col("x")).mean(),
-        cluster_se=pl.when(m > 1).then(
-            (m / (m - 1) * (residual**2).sum()).sqrt() / pl.col("x").sum()
-        ),
+        cluster_se=pl.when(m > 1).then((m / (m - 1) * (residual**2).sum()).sqrt() / pl.col("x").sum()),
     )
     frame = levels.join(clusters, on="discount_pct", nulls_equal=True).sort("discount_pct")
     n = frame["n_orders"].to_numpy().astype(float)

@@ -32,9 +32,7 @@ class Published:
     seconds: float
 
 
-def publish(
-    con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings: Settings
-) -> Published:
+def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings: Settings) -> Published:
     """Publish every mart, and `_meta` about them.
 
     A mart whose error-check fails is published as it last was. Call it outside a transaction.
@@ -78,15 +76,11 @@ def _copy(con: duckdb.DuckDBPyConnection, mart: Mart, last_good: str | None) -> 
         con.execute(f"CREATE TABLE draft.{mart.name} AS FROM {last_good}.{mart.name}")
     else:
         columns = ", ".join(_published(column) for column in mart.columns)
-        con.execute(
-            f"CREATE TABLE draft.{mart.name} AS SELECT {columns} FROM {mart.table} ORDER BY ALL"
-        )
+        con.execute(f"CREATE TABLE draft.{mart.name} AS SELECT {columns} FROM {mart.table} ORDER BY ALL")
     con.execute(f"COMMENT ON TABLE draft.{mart.name} IS {literal(mart.question)}")
     for column in mart.columns:
         unit = f" [{column.unit}]" if column.unit else ""
-        con.execute(
-            f"COMMENT ON COLUMN draft.{mart.name}.{column.name} IS {literal(column.meaning + unit)}"
-        )
+        con.execute(f"COMMENT ON COLUMN draft.{mart.name}.{column.name} IS {literal(column.meaning + unit)}")
 
 
 def _published(column: MartColumn) -> str:
@@ -96,9 +90,7 @@ def _published(column: MartColumn) -> str:
     return column.name
 
 
-def _meta(
-    con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], held_back: Mapping[str, str]
-) -> None:
+def _meta(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], held_back: Mapping[str, str]) -> None:
     con.execute(
         """
 CREATE TABLE draft._meta AS

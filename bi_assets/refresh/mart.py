@@ -207,9 +207,7 @@ def _inputs(path: Path, sql: str) -> tuple[str, ...]:
     try:
         tree = sqlglot.parse_one(sql, dialect="duckdb")
     except sqlglot.errors.SqlglotError as error:
-        raise MartError(
-            f"{path.name}: not SQL that can be read: {str(error).splitlines()[0]}"
-        ) from error
+        raise MartError(f"{path.name}: not SQL that can be read: {str(error).splitlines()[0]}") from error
     names = {f"{table.db}.{table.name}" for table in tree.find_all(exp.Table) if table.db}
     return tuple(sorted(names))
 
@@ -222,9 +220,7 @@ def _in_order(marts: dict[str, Mart], faults: list[str]) -> dict[str, Mart]:
         ready = [
             mart
             for mart in waiting.values()
-            if all(
-                not i.startswith("marts.") or i.removeprefix("marts.") in done for i in mart.inputs
-            )
+            if all(not i.startswith("marts.") or i.removeprefix("marts.") in done for i in mart.inputs)
         ]
         if not ready:
             for mart in waiting.values():

@@ -12,13 +12,12 @@ from datetime import date
 
 import duckdb
 
+from bi_assets.history.touched import AS_OF, set_version
 from bi_assets.landing.offsets import progress
 from bi_assets.refresh.mart import Check, Context, Mart
 from bi_assets.sql import one
 
 SCHEMA = [
-    # What each table's contents were last changed by: a batch, or a refresh of one.
-    "CREATE TABLE IF NOT EXISTS meta.versions (name VARCHAR, version BIGINT)",
     # What each mart was computed from; none for a mart that was never computed.
     "CREATE TABLE IF NOT EXISTS meta.marts (name VARCHAR, digest VARCHAR, version BIGINT)",
     """CREATE TABLE IF NOT EXISTS meta.checks (
@@ -64,24 +63,13 @@ def create_tables(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart]) -> 
         con.execute("INSERT INTO meta.marts VALUES (?, ?, NULL)", [mart.name, mart.digest])
 
 
-def set_version(con: duckdb.DuckDBPyConnection, names: Collection[str], version: int) -> None:
-    """Note that these tables' contents have changed."""
-    for name in names:
-        con.execute("DELETE FROM meta.versions WHERE name = ?", [name])
-        con.execute("INSERT INTO meta.versions VALUES (?, ?)", [name, version])
-
-
-def refresh(
-    con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, scheduled: bool
-) -> list[Refreshed]:
+def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, scheduled: bool) -> list[Refreshed]:
     """Compute what has been touched. Call it inside a transaction.
 
     `scheduled` includes the marts that have a schedule, where their inputs have changed.
     """
     touched: dict[str, list[date]] = {}
-    for kind, day in con.execute(
-        "SELECT DISTINCT kind, day FROM meta.touched ORDER BY ALL"
-    ).fetchall():
+    for kind, day in con.execute("SELECT DISTINCT kind, day FROM meta.touched ORDER BY ALL").fetchall():
         touched.setdefault(kind, []).append(day)
     done = []
     for mart in marts.values():
@@ -108,9 +96,7 @@ def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | N
     if mart.sql:
         con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM ({mart.sql}) m{where}")
     else:
-        inputs = {
-            name: con.sql(f"SELECT * FROM {name}").pl() for name in mart.inputs if "." in name
-        }
+        inputs = {name: con.sql(f"SELECT * FROM {name}").pl() for name in mart.inputs if "." in name}
         frame = mart.compute(inputs, Context(as_of=progress(con).as_of))
         con.register("frame", frame.to_arrow())
         con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM frame")
@@ -128,7 +114,7 @@ def _versions(con: duckdb.DuckDBPyConnection, mart: Mart) -> tuple[int | None, i
         con,
         "SELECT (SELECT any_value(version) FROM meta.marts WHERE name = $name), "
         "coalesce(max(version), 0) FROM meta.versions WHERE list_contains($inputs, name)",
-        {"name": mart.name, "inputs": [_versioned(name) for name in mart.inputs]},
+        {"name": mart.name, "inputs": [*map(_versioned, mart.inputs), *([] if mart.sql else [AS_OF])]},
     )
     return computed, current
 
