@@ -31,9 +31,7 @@ class Behaviour:
     up to when the world is known; what was planned before it has happened.
     """
 
-    def __init__(
-        self, seed: int, world: World | None = None, clock: datetime | None = None
-    ) -> None:
+    def __init__(self, seed: int, world: World | None = None, clock: datetime | None = None) -> None:
         self.world = world or World(seed)
         self._seed = seed
         self._rng = Random(seed)
@@ -177,9 +175,7 @@ class Behaviour:
         for number in range(1, truths.PRACTITIONERS_AT_OPENING + 1):
             yield self._practitioner(number, at - number * 40 * _DAY)
         for number, brand in enumerate(truths.BRANDS, 1):
-            yield _insert(
-                "brands", id=number, name=brand.name, supply_restriction=brand.supply_restriction
-            )
+            yield _insert("brands", id=number, name=brand.name, supply_restriction=brand.supply_restriction)
         for number, (practitioner, brand_id) in enumerate(truths.SUPPLY_RESTRICTIONS, 1):
             yield _insert(
                 "supply_restrictions",
@@ -303,8 +299,7 @@ class Behaviour:
         patient = self._anybody()
         wished = sorted(self.world.favourites[patient.id])
         favourites = [
-            _delete("favourite_products", user_id=patient.id, product_id=product)
-            for product in wished
+            _delete("favourite_products", user_id=patient.id, product_id=product) for product in wished
         ]
         return [*favourites, _delete("users", id=patient.id)]
 

@@ -26,6 +26,11 @@ class Column:
         return re.split(r"[( ]", self.type, maxsplit=1)[0]
 
     @cached_property
+    def is_integer(self) -> bool:
+        """Whether MySQL keeps a whole number here."""
+        return self.base_type in ("bigint", "int", "tinyint")
+
+    @cached_property
     def scale(self) -> int | None:
         """Digits after the point of a decimal column, None for every other type."""
         found = re.fullmatch(r"decimal\(\d+,(\d+)\)", self.type)
@@ -222,6 +227,6 @@ def _create(table: Table, quote: str, tail: str, *, sqlite: bool = False) -> str
 
 
 def _sqlite_type(column: Column) -> str:
-    if column.base_type in ("bigint", "int", "tinyint"):
+    if column.is_integer:
         return "INTEGER"
     return "REAL" if column.base_type == "double" else "TEXT"

@@ -6,7 +6,7 @@ digits, DATETIME as `YYYY-MM-DD HH:MM:SS.mmm` in UTC, DATE as `YYYY-MM-DD`.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from shop.change import Change, Transaction, statements
-from shop.schema import TABLES, Table, sqlite_ddl
+from shop.schema import TABLES, sqlite_ddl
 
 BINLOG_FILE_BYTES = 100_000_000
 _FIRST_POSITION = 4
 
 # Bytes that MySQL writes around the rows: GTID and BEGIN before the first
 # statement, a table map before each rows event, XID after the last.
-_BEGIN_BYTES, _TABLE_MAP_BYTES, _COMMIT_BYTES = 140, 62, 31
+_BEGIN_BYTES, _TABLE_MAP_BYTES, _ROWS_HEADER_BYTES, _COMMIT_BYTES = 140, 62, 35, 31
 
 _BINLOG_DDL = """
 CREATE TABLE IF NOT EXISTS binlog (
@@ -45,7 +45,10 @@ class Position(NamedTuple):
 
 
 class BinlogRow(NamedTuple):
-    """One row change as the binlog holds it; `ts` is epoch seconds, `op` c, u or d."""
+    """One row change as the binlog holds it; `ts` is epoch seconds, `op` c, u or d.
+
+    In the images money is text, which is how Debezium sends it.
+    """
 
     position: Position
     ts: int
@@ -99,8 +102,10 @@ class SqliteShop:
         before = (self._file_number, self._pos, self.changes)
         try:
             with self.transaction():
+                written: list[tuple[Any, ...]] = []
                 for transaction in transactions:
-                    self._execute(transaction)
+                    self._execute(transaction, written)
+                self._db.executemany("INSERT INTO binlog VALUES (?, ?, ?, ?, ?, ?, ?, ?)", written)
                 self._write_note("binlog", (self._file_number, self._pos, self.changes))
                 for name, value in notes.items():
                     self._write_note(name, value)
@@ -124,7 +129,7 @@ class SqliteShop:
             )
         ) as cursor:
             for row in cursor:
-                yield _from_sql(TABLES[table], dict(zip(columns, row, strict=True)))
+                yield _read(dict(zip(columns, row, strict=True)), _VALUES[table])
 
     @property
     def position(self) -> Position:
@@ -139,9 +144,7 @@ class SqliteShop:
             (*(after or ("", 0, 0)), limit),
         )
         return [
-            BinlogRow(
-                Position(file, pos, row), ts, table, op, _image(table, before), _image(table, after)
-            )
+            BinlogRow(Position(file, pos, row), ts, table, op, _image(table, before), _image(table, after))
             for file, pos, row, ts, table, op, before, after in found
         ]
 
@@ -152,9 +155,7 @@ class SqliteShop:
     def purge(self, up_to: Position, notes: Mapping[str, Any]) -> None:
         """Delete the binlog up to a position, that one included, and take notes with it."""
         with self.transaction():
-            self._db.execute(
-                'DELETE FROM binlog WHERE (file, pos, "row") <= (?, ?, ?)', tuple(up_to)
-            )
+            self._db.execute('DELETE FROM binlog WHERE (file, pos, "row") <= (?, ?, ?)', tuple(up_to))
             for name, value in notes.items():
                 self._write_note(name, value)
 
@@ -162,25 +163,22 @@ class SqliteShop:
         """Close the database file."""
         self._db.close()
 
-    def _execute(self, transaction: Transaction) -> None:
+    def _execute(self, transaction: Transaction, written: list[tuple[Any, ...]]) -> None:
+        """Change the tables; add what the binlog has to hold to `written`."""
         if self._pos > self._file_bytes:
             self._rotate()
-        seconds = int(transaction.at.timestamp())
+        file, seconds = _file_name(self._file_number), int(transaction.at.timestamp())
         self._pos += _BEGIN_BYTES
         for statement in statements(transaction.changes):
-            images = [self._change(change) for change in statement]
             self._pos += _TABLE_MAP_BYTES
-            file = _file_name(self._file_number)
-            self._db.executemany(
-                "INSERT INTO binlog VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (file, self._pos, row, seconds, change.table, _OPS[change.op], before, after)
-                    for row, (change, (before, after)) in enumerate(
-                        zip(statement, images, strict=True)
-                    )
-                ],
-            )
-            self._pos += 35 + sum(len(b or "") // 2 + len(a or "") // 2 for b, a in images)
+            size = _ROWS_HEADER_BYTES
+            for row, change in enumerate(statement):
+                before, after = self._change(change)
+                op = _OPS[change.op]
+                written.append((file, self._pos, row, seconds, change.table, op, before, after))
+                # MySQL's rows are about half as long as their JSON, which has the names too.
+                size += (len(before or "") + len(after or "")) // 2
+            self._pos += size
             self.changes += len(statement)
         self._pos += _COMMIT_BYTES
 
@@ -203,9 +201,7 @@ class SqliteShop:
             return _encode(before), None
         values = {name: _to_sql(value) for name, value in change.values.items()}
         assignments = ", ".join(f"{name} = ?" for name in values)
-        self._db.execute(
-            f"UPDATE {table.name} SET {assignments} WHERE {where}", [*values.values(), *key]
-        )
+        self._db.execute(f"UPDATE {table.name} SET {assignments} WHERE {where}", [*values.values(), *key])
         return _encode(before), _encode(before | values)
 
     def _rotate(self) -> None:
@@ -275,26 +271,55 @@ def _file_name(number: int) -> str:
 
 
 def _image(table: str, text: str | None) -> dict[str, Any] | None:
-    return None if text is None else _from_sql(TABLES[table], json.loads(text))
+    return None if text is None else _read(json.loads(text), _TIMES[table])
+
+
+def _datetime_text(value: datetime) -> str:
+    return value.isoformat(" ", "milliseconds")[:23]
+
+
+def _datetime_of(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+_TO_TEXT: dict[type, Callable[[Any], str]] = {
+    datetime: _datetime_text,
+    date: date.isoformat,
+    Decimal: str,
+}
+_TIME_OF_TEXT: dict[str, Callable[[str], Any]] = {
+    "datetime": _datetime_of,
+    "date": date.fromisoformat,
+}
+_VALUE_OF_TEXT: dict[str, Callable[[str], Any]] = {**_TIME_OF_TEXT, "decimal": Decimal}
+
+
+def _converters(
+    by_type: dict[str, Callable[[str], Any]],
+) -> dict[str, list[tuple[str, Callable[[str], Any]]]]:
+    """Return for each table the columns that a reader has to convert, and how."""
+    return {
+        table.name: [
+            (column.name, by_type[column.base_type])
+            for column in table.columns
+            if column.base_type in by_type
+        ]
+        for table in TABLES.values()
+    }
+
+
+_TIMES = _converters(_TIME_OF_TEXT)
+_VALUES = _converters(_VALUE_OF_TEXT)
 
 
 def _to_sql(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03d}"
-    if isinstance(value, date):
-        return value.isoformat()
-    return str(value) if isinstance(value, Decimal) else value
+    convert = _TO_TEXT.get(type(value))
+    return value if convert is None else convert(value)
 
 
-def _from_sql(table: Table, row: dict[str, Any]) -> dict[str, Any]:
-    for column in table.columns:
-        value = row[column.name]
-        if value is None:
-            continue
-        if column.base_type == "datetime":
-            row[column.name] = datetime.fromisoformat(value).replace(tzinfo=UTC)
-        elif column.base_type == "date":
-            row[column.name] = date.fromisoformat(value)
-        elif column.scale is not None:
-            row[column.name] = Decimal(value)
+def _read(row: dict[str, Any], converters: list[tuple[str, Callable[[str], Any]]]) -> dict[str, Any]:
+    for name, convert in converters:
+        value = row[name]
+        if value is not None:
+            row[name] = convert(value)
     return row

@@ -49,9 +49,7 @@ class Patient:
 
     def eagerness(self, at: datetime) -> float:
         """Return how often the patient orders at a time, relative to the average one."""
-        rate = (
-            truths.ORDER_RATE_UNKNOWN if self.discount is None else truths.ORDER_RATE[self.percent]
-        )
+        rate = truths.ORDER_RATE_UNKNOWN if self.discount is None else truths.ORDER_RATE[self.percent]
         return self.appetite * rate * (truths.DORMANT if at > self.active_until else 1.0)
 
 
