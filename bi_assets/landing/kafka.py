@@ -1,0 +1,228 @@
+"""Kafka to batches: explicit offsets, no group subscription, nothing skipped in silence.
+
+The landed offsets come from the warehouse. Where the broker no longer has them, the hole is
+reported as a loss; the client's automatic reset is off.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+
+import pyarrow as pa
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from bi_assets.errors import UserError
+from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Loss, Partition
+from bi_assets.settings import CONSUMER_GROUP, Settings, read_properties
+
+log = logging.getLogger(__name__)
+
+BATCH_MESSAGES = 50_000
+_ANSWER_SECONDS = 10.0
+_REST_SECONDS = 0.02  # what else has arrived by then goes into the same batch
+
+LandedOffsets = Callable[[str], Mapping[Partition, int]]
+"""Cluster id -> the offset to read next, of each partition that has landed anything."""
+
+
+def client_config(settings: Settings) -> dict[str, str | int | bool]:
+    """Return the connection's settings, `KAFKA_CONFIG` included."""
+    extra = read_properties(settings.kafka_config) if settings.kafka_config else {}
+    return {"bootstrap.servers": settings.bootstrap_servers, **extra}
+
+
+class KafkaSource:
+    """The topics of the source tables, from where they have landed.
+
+    Use it as a context manager; call `connect` before anything else. Not thread-safe.
+    """
+
+    def __init__(self, settings: Settings, topics: Collection[str]) -> None:
+        self._topics = frozenset(topics)
+        self._silent = frozenset({settings.heartbeat_topic})
+        self._address = settings.bootstrap_servers
+        config = client_config(settings)
+        self._consumer = Consumer(
+            {
+                "group.id": CONSUMER_GROUP,
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "error",
+                "fetch.queue.backoff.ms": 5,  # the default of 1000 leaves the client waiting
+                "queued.max.messages.kbytes": 65_536,
+                "log_level": 2,
+                **config,
+            },
+            logger=log,
+        )
+        self._admin = AdminClient({"log_level": 2, **config}, logger=log)
+        self._partitions: dict[tuple[str, int], Partition] = {}
+        self._next: dict[Partition, int] = {}
+        self._ends: dict[Partition, int] = {}
+        self._losses: list[Loss] = []
+
+    def __enter__(self) -> KafkaSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._consumer.close()
+
+    def connect(self, landed: LandedOffsets) -> None:
+        """Find the topics' partitions and go on where each has landed.
+
+        Errors: `UserError` when the broker does not answer.
+        """
+        try:
+            metadata = self._consumer.list_topics(timeout=_ANSWER_SECONDS)
+        except KafkaException as error:
+            raise UserError(
+                f"No Kafka broker answers at {self._address}. Start it, or set "
+                "KAFKA_BOOTSTRAP_SERVERS (and KAFKA_CONFIG for a secured cluster)."
+            ) from error
+        cluster = metadata.cluster_id or ""
+        topics = {t: m for t, m in metadata.topics.items() if t in self._topics and not m.error}
+        ids = self._topic_ids(cluster, list(topics))
+        found = [
+            Partition(cluster, ids.get(topic), topic, number)
+            for topic, described in topics.items()
+            for number in described.partitions
+        ]
+        self._partitions = {(p.topic, p.number): p for p in found}
+        lows = self._list_offsets(found, OffsetSpec.earliest())
+        self._ends = self._list_offsets(found, OffsetSpec.latest())
+        resume = landed(cluster)
+        for partition in found:
+            self._resume(partition, resume.get(partition), lows[partition])
+        self._consumer.assign([TopicPartition(p.topic, p.number, self._next[p]) for p in found])
+
+    def _resume(self, partition: Partition, landed: int | None, low: int) -> None:
+        if landed is not None and landed < low:
+            self._lose(partition, landed, low)
+        self._next[partition] = low if landed is None else max(landed, low)
+
+    def _lose(self, partition: Partition, landed: int, low: int) -> None:
+        log.warning(
+            "%s, partition %d: the broker has dropped offsets %d to %d before they were landed.",
+            partition.topic, partition.number, landed, low - 1,
+        )  # fmt: skip
+        self._losses.append(Loss(partition, landed, low - 1))
+
+    def _topic_ids(self, cluster: str, topics: list[str]) -> dict[str, str]:
+        # The broker inside librdkafka knows no topic ids, and never answers when asked.
+        if not topics or cluster.startswith("mockCluster"):
+            return {}
+        from confluent_kafka import TopicCollection
+
+        described = self._admin.describe_topics(TopicCollection(topics), request_timeout=_ANSWER_SECONDS)
+        return {topic: str(future.result().topic_id) for topic, future in described.items()}
+
+    def _list_offsets(self, partitions: Collection[Partition], spec: OffsetSpec) -> dict[Partition, int]:
+        if not partitions:
+            return {}
+        asked = {TopicPartition(p.topic, p.number): spec for p in partitions}
+        answers = self._admin.list_offsets(asked, request_timeout=_ANSWER_SECONDS)
+        return {
+            self._partitions[tp.topic, tp.partition]: future.result().offset for tp, future in answers.items()
+        }
+
+    def refresh_ends(self) -> None:
+        """Ask the broker where the partitions end now."""
+        self._ends = self._list_offsets(list(self._ends), OffsetSpec.latest())
+
+    @property
+    def backlog(self) -> int:
+        """Messages between what has been read and the ends asked for last."""
+        return sum(max(0, end - self._next[p]) for p, end in self._ends.items())
+
+    def has_news(self) -> bool:
+        """Tell whether any table's topic holds something that has not been read; heartbeats don't count."""
+        return any(end > self._next[p] for p, end in self._ends.items() if p.topic not in self._silent)
+
+    def read(self, timeout: float) -> Batch | None:
+        """Wait for messages; return what has come, or None after `timeout` seconds without any."""
+        first = self._consumer.poll(timeout)
+        if first is None:
+            return None
+        if self.backlog > BATCH_MESSAGES:
+            rest = self._consumer.consume(BATCH_MESSAGES - 1, timeout=1.0)
+        else:
+            rest = self._consumer.consume(BATCH_MESSAGES - 1, timeout=_REST_SECONDS)
+        return self._batch([first, *rest])
+
+    def _batch(self, messages: list[Message]) -> Batch | None:
+        by_topic: defaultdict[str, list[Message]] = defaultdict(list)
+        moved: dict[Partition, int] = {}
+        for message in messages:
+            if error := message.error():
+                self._on_error(message, error, moved)
+            else:
+                by_topic[message.topic()].append(message)
+        tables = {topic: _table(rows) for topic, rows in by_topic.items()}
+        for topic, table in tables.items():
+            newest = table.group_by("partition").aggregate([("offset", "max")]).to_pylist()
+            for row in newest:
+                partition = self._partitions[topic, row["partition"]]
+                moved[partition] = max(moved.get(partition, 0), row["offset_max"] + 1)
+        moved = {p: offset for p, offset in moved.items() if offset > self._next[p]}
+        if not moved:
+            return None
+        self._next.update(moved)
+        losses, self._losses = self._losses, []
+        return Batch(
+            messages=tables,
+            next_offsets=dict(self._next),
+            end_offsets=dict(self._ends),
+            read_at=datetime.now(UTC).replace(tzinfo=None),
+            losses=losses,
+        )
+
+    def _on_error(self, message: Message, error: KafkaError, moved: dict[Partition, int]) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            # Control records of transactions have offsets and no messages: the end is past them.
+            moved[self._partitions[message.topic(), message.partition()]] = message.offset()
+        elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            partition = self._partitions[message.topic(), message.partition()]
+            low = self._list_offsets([partition], OffsetSpec.earliest())[partition]
+            self._lose(partition, self._next[partition], low)
+            self._next[partition] = moved[partition] = low
+            self._consumer.seek(TopicPartition(partition.topic, partition.number, low))
+        elif error.fatal():
+            raise KafkaException(error)
+        else:
+            log.warning("Kafka: %s", error.str())
+            time.sleep(_REST_SECONDS)
+
+    def commit(self, batch: Batch) -> None:
+        """Tell the broker how far we are; only lag tools (and the simulated shop) look at it."""
+        offsets = [TopicPartition(p.topic, p.number, o) for p, o in batch.next_offsets.items() if o]
+        if not offsets:
+            return
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            log.warning("Offsets are landed, but could not be committed to the group: %s", error)
+
+
+def _table(messages: list[Message]) -> pa.Table:
+    return pa.table(
+        [
+            pa.array([m.partition() for m in messages], pa.int32()),
+            pa.array([m.offset() for m in messages], pa.int64()),
+            pa.array([m.timestamp()[1] for m in messages], pa.int64()),
+            pa.array([m.key() for m in messages], pa.binary()),
+            pa.array([m.value() for m in messages], pa.binary_view()),
+        ],
+        schema=MESSAGE_SCHEMA,
+    )

@@ -1,0 +1,110 @@
+"""The loop: land -> history -> refresh -> check -> publish.
+
+`sync` and the Dagster run are the same loop; they differ in when it ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from bi_assets.landing.batch import Batch
+from bi_assets.landing.kafka import KafkaSource
+from bi_assets.landing.land import Landed, land
+from bi_assets.landing.offsets import landed_offsets
+from bi_assets.outputs.publish import Published, publish
+from bi_assets.refresh.refresh import Refreshed, refresh
+from bi_assets.warehouse import Warehouse, transaction
+
+_LONGEST_RUN_SECONDS = 60.0
+_REFRESH_EVERY_SECONDS = 10.0
+_WAIT_SECONDS = 0.5
+
+
+@dataclass
+class Outcome:
+    """What a run did: batches landed, marts refreshed (newest last), the last publication."""
+
+    landed: list[Landed] = field(default_factory=list)
+    refreshed: list[Refreshed] = field(default_factory=list)
+    published: Published | None = None
+
+    @property
+    def messages(self) -> int:
+        """Messages landed in all."""
+        return sum(batch.counts["messages"] for batch in self.landed)
+
+
+Progress = Callable[[int, int], None]
+"""Told after each batch: messages landed so far, messages still to come."""
+Report = Callable[[list[Refreshed]], None]
+"""Told after each refresh what was computed."""
+
+
+@contextmanager
+def connected(warehouse: Warehouse) -> Iterator[KafkaSource]:
+    """Connect to Kafka, where the warehouse has got to."""
+    settings = warehouse.settings
+    topics = [settings.heartbeat_topic, *map(settings.topic, warehouse.contracts)]
+    with KafkaSource(settings, topics) as source:
+        with warehouse.open() as con:
+            source.connect(lambda cluster: landed_offsets(con, cluster))
+        yield source
+
+
+def sync(warehouse: Warehouse, progress: Progress = lambda done, left: None) -> Outcome:
+    """Land everything up to the end offsets of now, refresh every mart, publish."""
+    outcome = Outcome()
+    with connected(warehouse) as source:
+        while source.backlog:
+            if batch := source.read(_WAIT_SECONDS):
+                _land(warehouse, source, batch, outcome)
+                progress(outcome.messages, source.backlog)
+    _refresh(warehouse, outcome, scheduled=True)
+    return outcome
+
+
+def linger(warehouse: Warehouse, report: Report, progress: Progress = lambda done, left: None) -> Outcome:
+    """Land what there is, then wait for more; each batch restarts the wait.
+
+    Ends after `BI_LINGER_SECONDS` without news, or at the first rest after a minute.
+    """
+    outcome = Outcome()
+    started = time.monotonic()
+    quiet_after = time.monotonic() + warehouse.settings.linger_seconds
+    with connected(warehouse) as source:
+        due = started + _REFRESH_EVERY_SECONDS
+        while (now := time.monotonic()) < quiet_after or source.has_news():
+            batch = source.read(_WAIT_SECONDS)
+            if batch:
+                _land(warehouse, source, batch, outcome)
+                progress(outcome.messages, source.backlog)
+                if outcome.landed[-1].tables:
+                    quiet_after = time.monotonic() + warehouse.settings.linger_seconds
+            source.refresh_ends()
+            if not source.has_news() or now > due:
+                report(_refresh(warehouse, outcome, scheduled=False))
+                due = time.monotonic() + _REFRESH_EVERY_SECONDS
+                if now - started > _LONGEST_RUN_SECONDS:
+                    break
+    return outcome
+
+
+def _land(warehouse: Warehouse, source: KafkaSource, batch: Batch, outcome: Outcome) -> None:
+    with warehouse.open() as con, transaction(con):
+        landed = land(con, batch, warehouse.contracts, warehouse.settings)
+    source.commit(batch)
+    outcome.landed.append(landed)
+
+
+def _refresh(warehouse: Warehouse, outcome: Outcome, *, scheduled: bool) -> list[Refreshed]:
+    """Refresh what has been touched and publish, if anything was."""
+    with warehouse.open() as con:
+        with transaction(con):
+            refreshed = refresh(con, warehouse.marts, scheduled=scheduled)
+        outcome.refreshed += refreshed
+        if refreshed or scheduled or not warehouse.settings.published_file.exists():
+            outcome.published = publish(con, warehouse.marts, warehouse.settings)
+    return refreshed
