@@ -6,12 +6,16 @@ drops older messages without a word.
 """
 
 import logging
+from collections.abc import Callable
 from types import TracebackType
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 Headers = list[tuple[str, str | bytes | None]]
 """Header names and values, in order."""
+
+Delivered = Callable[[int, int], None]
+"""Takes the partition and the offset that a message got."""
 
 _FLUSH_SECONDS = 30.0
 
@@ -53,12 +57,21 @@ class EmbeddedBroker:
         partition: int | None = None,
         headers: Headers | None = None,
         timestamp_ms: int | None = None,
+        on_delivery: Delivered | None = None,
     ) -> None:
         """Queue one message; `flush` makes sure that it has arrived.
 
-        Without `partition` the key decides. Raises KafkaException if an earlier
+        Without `partition` the key decides; `on_delivery` is told, before `flush`
+        returns, where the message went. Raises KafkaException if an earlier
         message could not be delivered.
         """
+
+        def report(error: KafkaError | None, message: "Message[bytes, bytes]") -> None:
+            self._failure = self._failure or error
+            partition, offset = message.partition(), message.offset()
+            if on_delivery is not None and partition is not None and offset is not None:
+                on_delivery(partition, offset)
+
         while True:
             try:
                 self.producer.produce(
@@ -66,7 +79,7 @@ class EmbeddedBroker:
                     value,
                     key,
                     -1 if partition is None else partition,
-                    on_delivery=self._on_delivery,
+                    on_delivery=report,
                     timestamp=timestamp_ms or 0,
                     headers=headers,
                 )
@@ -82,9 +95,6 @@ class EmbeddedBroker:
         self._raise_failure()
         if left:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{left} messages not sent"))
-
-    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
-        self._failure = self._failure or error
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -241,6 +241,9 @@ CATALOGUE_CHANGES_PER_DAY = 0.012
 RESTOCK_BELOW = 60
 RESTOCK_TO = 400
 
+CHANGES_PER_PATIENT_DAY = 0.17
+"""Row changes in all; only an estimate of how much history there will be."""
+
 # --- The live shop -----------------------------------------------------------------------
 
 LIVE_SECONDS = (1.0, 6.0)
