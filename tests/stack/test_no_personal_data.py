@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Message
 
 from shop.schema import TABLES, Column
 from stack.servers import Stack
-from tests.stack.topics import read_topics
+from tests.stack.topics import Record, read_topics
 
 pytestmark = pytest.mark.stack
 
@@ -93,17 +92,17 @@ def test_no_planted_value_is_in_any_topic(stack: Stack, shop_database: Any) -> N
     planter.update("users", 1)
     stack.wait_delivered()
 
-    topics = read_topics(stack.bootstrap_servers)
-    sent = b"\n".join(part for message in topics for part in parts(message))
+    records = read_topics(stack.bootstrap_servers)
+    sent = b"\n".join(part for record in records for part in parts(record))
 
     # What was planted is where Debezium reads, and the search finds what is not personal:
     # by snapshot and by stream in a table's topic, and in the schema history.
     binlog = joined((stack.folder / "mariadb").glob("binlog.0*"))
     assert sum(marker in binlog for marker in planter.planted) > len(planter.planted) / 2
     for name in (snapshot_name, stream_name):
-        assert names_of_topics_with(name, topics) == {"shop.shop.clinics"}
-    assert names_of_topics_with(ddl_literal, topics) == {"schema-history.shop"}
-    assert {message.topic() for message in topics} >= {
+        assert names_of_topics_with(name, records) == {"shop.shop.clinics"}
+    assert names_of_topics_with(ddl_literal, records) == {"schema-history.shop"}
+    assert {record.topic for record in records} >= {
         "__consumer_offsets",
         "__debezium-heartbeat.shop",
         *(f"shop.shop.{table}" for table in PERSONAL),
@@ -118,29 +117,29 @@ def test_no_planted_value_is_in_any_topic(stack: Stack, shop_database: Any) -> N
         assert marker not in written
         assert marker not in logged
     for name, table in PERSONAL.items():
-        rows = joined_values(topics, f"shop.shop.{name}")
+        rows = joined_values(records, f"shop.shop.{name}")
         assert b'"id"' in rows
         assert not [column for column in table.personal if column.encode() in rows]
 
 
-def parts(message: Message) -> list[bytes]:
+def parts(record: Record) -> list[bytes]:
     """Return key, value, names and values of headers: all that a message carries."""
-    headers = [part for header in message.headers() or [] for part in header]
+    headers = [part for header in record.headers for part in header]
     return [
         part.encode() if isinstance(part, str) else part
-        for part in (message.key(), message.value(), *headers)
+        for part in (record.key, record.value, *headers)
         if part is not None
     ]
 
 
-def names_of_topics_with(text: str, messages: list[Message]) -> set[str | None]:
+def names_of_topics_with(text: str, records: list[Record]) -> set[str]:
     """Return the topics that have a text anywhere in a message."""
-    return {message.topic() for message in messages if any(text.encode() in part for part in parts(message))}
+    return {record.topic for record in records if any(text.encode() in part for part in parts(record))}
 
 
-def joined_values(messages: list[Message], topic: str) -> bytes:
+def joined_values(records: list[Record], topic: str) -> bytes:
     """Return all values of one topic in one string."""
-    return b"\n".join(message.value() or b"" for message in messages if message.topic() == topic)
+    return b"\n".join(record.value or b"" for record in records if record.topic == topic)
 
 
 def joined(files: Iterable[Path]) -> bytes:

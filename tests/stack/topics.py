@@ -1,13 +1,26 @@
 """Reading whole topics of a real broker."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+
+
+class Record(NamedTuple):
+    """One message; `value` None is a tombstone."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str | bytes | None, ...]]
+
 
 READ_SECONDS = 30.0
 
 
-def read_topics(bootstrap_servers: str, names: Iterable[str] | None = None) -> list[Message]:
+def read_topics(bootstrap_servers: str, names: Iterable[str] | None = None) -> list[Record]:
     """Return every message that topics hold now, per partition in offset order.
 
     `names` None are all topics, internal ones included. Raises KafkaException for a broken
@@ -26,7 +39,7 @@ def read_topics(bootstrap_servers: str, names: Iterable[str] | None = None) -> l
             for part in partitions
         }
         consumer.assign(partitions)
-        messages: list[Message] = []
+        records: list[Record] = []
         # Positions and not counts: offsets also number the control records of transactions.
         while any(
             position.offset < ends[position.topic, position.partition]
@@ -35,10 +48,31 @@ def read_topics(bootstrap_servers: str, names: Iterable[str] | None = None) -> l
         ):
             batch = consumer.consume(10_000, timeout=READ_SECONDS)
             assert batch, "the broker holds back messages"
-            for message in batch:
-                if message.error() is not None:
-                    raise KafkaException(message.error())
-            messages += batch
-        return messages
+            records += [_record(message) for message in batch]
+        return records
+    finally:
+        consumer.close()
+
+
+def _record(message: Message) -> Record:
+    if (error := message.error()) is not None:
+        raise KafkaException(error)
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    headers = [tuple(header) for header in message.headers() or []]
+    return Record(topic, partition, offset, message.key(), message.value(), headers)
+
+
+def end_offset(bootstrap_servers: str, topic: str) -> int:
+    """Return how many messages a topic has received, all partitions together."""
+    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "test-reader"})
+    try:
+        partitions = consumer.list_topics(topic, timeout=READ_SECONDS).topics[topic].partitions
+        return sum(
+            consumer.get_watermark_offsets(TopicPartition(topic, number), READ_SECONDS)[1]
+            for number in partitions
+        )
     finally:
         consumer.close()
