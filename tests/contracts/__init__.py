@@ -1,0 +1,1 @@
+"""Tests of contracts: what a source table looks like."""

@@ -1,0 +1,1 @@
+"""Tests of history: what was true when, however it arrived."""

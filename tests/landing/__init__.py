@@ -1,0 +1,1 @@
+"""Tests of landing: exactly once, in order, de-identified."""

@@ -1,0 +1,1 @@
+"""Tests of outputs: what leaves the platform."""

@@ -1,0 +1,1 @@
+"""Tests of refresh: the marts, computed for the partitions that need it."""
