@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.kafka import KafkaSource
 from bi_assets.landing.land import Landed, land
 from bi_assets.landing.offsets import landed_offsets
 from bi_assets.outputs.publish import Published, publish
-from bi_assets.refresh.refresh import Refreshed, refresh
+from bi_assets.refresh.mart import Mart
+from bi_assets.refresh.refresh import Refreshed, compute, refresh
 from bi_assets.warehouse import Warehouse, transaction
 
 _LONGEST_RUN_SECONDS = 60.0
@@ -39,8 +41,8 @@ class Outcome:
 
 Progress = Callable[[int, int], None]
 """Told after each batch: messages landed so far, messages still to come."""
-Report = Callable[[list[Refreshed]], None]
-"""Told after each refresh what was computed."""
+Idle = Callable[[], bool]
+"""Called when there is nothing to land: does a little other work, tells whether there is more."""
 
 
 @contextmanager
@@ -66,30 +68,34 @@ def sync(warehouse: Warehouse, progress: Progress = lambda done, left: None) -> 
     return outcome
 
 
-def linger(warehouse: Warehouse, report: Report, progress: Progress = lambda done, left: None) -> Outcome:
+def linger(warehouse: Warehouse, idle: Idle, progress: Progress = lambda done, left: None) -> Outcome:
     """Land what there is, then wait for more; each batch restarts the wait.
 
-    Ends after `BI_LINGER_SECONDS` without news, or at the first rest after a minute.
+    Ends after `BI_LINGER_SECONDS` without news, or at the first rest after a minute. Where there is
+    much to land, the marts are refreshed every few seconds on the way.
     """
     outcome = Outcome()
-    started = time.monotonic()
-    quiet_after = time.monotonic() + warehouse.settings.linger_seconds
+    started = refreshed_at = time.monotonic()
+    quiet_after = started + warehouse.settings.linger_seconds
+    stale = True  # a crash may have left something to refresh
     with connected(warehouse) as source:
-        due = started + _REFRESH_EVERY_SECONDS
-        while (now := time.monotonic()) < quiet_after or source.has_news():
-            batch = source.read(_WAIT_SECONDS)
+        while True:
+            batch = source.read(0 if stale else _WAIT_SECONDS)
             if batch:
                 _land(warehouse, source, batch, outcome)
                 progress(outcome.messages, source.backlog)
                 if outcome.landed[-1].tables:
+                    stale = True
                     quiet_after = time.monotonic() + warehouse.settings.linger_seconds
             source.refresh_ends()
-            if not source.has_news() or now > due:
-                report(_refresh(warehouse, outcome, scheduled=False))
-                due = time.monotonic() + _REFRESH_EVERY_SECONDS
-                if now - started > _LONGEST_RUN_SECONDS:
-                    break
-    return outcome
+            now = time.monotonic()
+            if stale and (not source.has_news() or now - refreshed_at > _REFRESH_EVERY_SECONDS):
+                _refresh(warehouse, outcome, scheduled=False)
+                stale, refreshed_at = False, time.monotonic()
+            elif not stale and not source.has_news():
+                busy = idle()
+                if now - started > _LONGEST_RUN_SECONDS or (now > quiet_after and not busy):
+                    return outcome
 
 
 def _land(warehouse: Warehouse, source: KafkaSource, batch: Batch, outcome: Outcome) -> None:
@@ -99,7 +105,7 @@ def _land(warehouse: Warehouse, source: KafkaSource, batch: Batch, outcome: Outc
     outcome.landed.append(landed)
 
 
-def _refresh(warehouse: Warehouse, outcome: Outcome, *, scheduled: bool) -> list[Refreshed]:
+def _refresh(warehouse: Warehouse, outcome: Outcome, *, scheduled: bool) -> None:
     """Refresh what has been touched and publish, if anything was."""
     with warehouse.open() as con:
         with transaction(con):
@@ -107,4 +113,12 @@ def _refresh(warehouse: Warehouse, outcome: Outcome, *, scheduled: bool) -> list
         outcome.refreshed += refreshed
         if refreshed or scheduled or not warehouse.settings.published_file.exists():
             outcome.published = publish(con, warehouse.marts, warehouse.settings)
+
+
+def recompute(warehouse: Warehouse, mart: Mart, days: Sequence[date] | None) -> Refreshed:
+    """Compute a mart again for these partitions, or as a whole, and publish."""
+    with warehouse.open() as con:
+        with transaction(con):
+            refreshed = compute(con, mart, days)
+        publish(con, warehouse.marts, warehouse.settings)
     return refreshed

@@ -7,7 +7,7 @@ the environment leaves out.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -115,7 +115,7 @@ def _flag(text: str) -> bool:
     return text == "1"
 
 
-_PARSERS = {
+_PARSERS: dict[str, Callable[[str], object]] = {
     "kafka_config": Path,
     "schema_registry_config": Path,
     "data_dir": Path,

@@ -34,6 +34,9 @@ _VERSION = {
     "_offset": "BIGINT",
 }
 
+DERIVED_COLUMNS = (*_VERSION, "business_date")
+"""What history adds to a contract's columns (`business_date` where the contract names one)."""
+
 
 def create_sql(contract: Contract, pseudonym_key: str | None) -> list[str]:
     """Return the statements that make `history.TABLE` and `state.TABLE`."""

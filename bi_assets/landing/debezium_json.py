@@ -145,5 +145,6 @@ def _cause(contract: Contract) -> str:
     image_present = " AND ".join(f"image.{quote(name)} IS NOT NULL" for name in contract.key)
     breaches = " OR ".join(condition for condition, _ in causes[7 + len(contract.key) :])
     chain = " ".join(f"WHEN {condition} THEN {literal(words)}" for condition, words in causes)
-    return f"""CASE WHEN op IN ('c', 'u', 'd', 'r') AND {image_present} AND NOT coalesce({breaches}, false) THEN NULL
+    return f"""CASE WHEN op IN ('c', 'u', 'd', 'r') AND {image_present}
+              AND NOT coalesce({breaches}, false) THEN NULL
          ELSE CASE {chain} ELSE 'the row could not be read' END END"""

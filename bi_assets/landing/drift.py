@@ -14,8 +14,8 @@ SCHEMA = [
     """CREATE TABLE IF NOT EXISTS meta.seen_columns (table_name VARCHAR, column_name VARCHAR)""",
 ]
 _EVERY_ROW_UP_TO = 1000
-_SAMPLE = '''"offset" % 64 = 0
-  OR (partition, "offset") IN (SELECT (partition, max("offset")) FROM messages GROUP BY partition)'''
+_SAMPLE = """"offset" % 64 = 0
+  OR (partition, "offset") IN (SELECT (partition, max("offset")) FROM messages GROUP BY partition)"""
 
 
 def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table) -> None:

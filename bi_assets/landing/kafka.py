@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from bi_assets.errors import UserError
 from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Loss, Partition
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 BATCH_MESSAGES = 50_000
 _ANSWER_SECONDS = 10.0
+_EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _REST_SECONDS = 0.02  # what else has arrived by then goes into the same batch
 
 LandedOffsets = Callable[[str], Mapping[Partition, int]]
@@ -99,8 +102,8 @@ class KafkaSource:
             for number in described.partitions
         ]
         self._partitions = {(p.topic, p.number): p for p in found}
-        lows = self._list_offsets(found, OffsetSpec.earliest())
-        self._ends = self._list_offsets(found, OffsetSpec.latest())
+        lows = self._list_offsets(found, _EARLIEST)
+        self._ends = self._list_offsets(found, _LATEST)
         resume = landed(cluster)
         for partition in found:
             self._resume(partition, resume.get(partition), lows[partition])
@@ -122,8 +125,6 @@ class KafkaSource:
         # The broker inside librdkafka knows no topic ids, and never answers when asked.
         if not topics or cluster.startswith("mockCluster"):
             return {}
-        from confluent_kafka import TopicCollection
-
         described = self._admin.describe_topics(TopicCollection(topics), request_timeout=_ANSWER_SECONDS)
         return {topic: str(future.result().topic_id) for topic, future in described.items()}
 
@@ -138,12 +139,25 @@ class KafkaSource:
 
     def refresh_ends(self) -> None:
         """Ask the broker where the partitions end now."""
-        self._ends = self._list_offsets(list(self._ends), OffsetSpec.latest())
+        self._ends = self._list_offsets(list(self._ends), _LATEST)
 
     @property
     def backlog(self) -> int:
         """Messages between what has been read and the ends asked for last."""
         return sum(max(0, end - self._next[p]) for p, end in self._ends.items())
+
+    @property
+    def lag(self) -> dict[str, int]:
+        """Messages not read yet, by topic; a topic that the broker does not have is not in it."""
+        lag: dict[str, int] = {}
+        for p, end in self._ends.items():
+            lag[p.topic] = lag.get(p.topic, 0) + max(0, end - self._next[p])
+        return lag
+
+    @property
+    def losses(self) -> list[Loss]:
+        """What the broker has dropped; handed on with the next batch."""
+        return list(self._losses)
 
     def has_news(self) -> bool:
         """Tell whether any table's topic holds something that has not been read; heartbeats don't count."""
@@ -167,7 +181,7 @@ class KafkaSource:
             if error := message.error():
                 self._on_error(message, error, moved)
             else:
-                by_topic[message.topic()].append(message)
+                by_topic[message.topic() or ""].append(message)
         tables = {topic: _table(rows) for topic, rows in by_topic.items()}
         for topic, table in tables.items():
             newest = table.group_by("partition").aggregate([("offset", "max")]).to_pylist()
@@ -189,12 +203,12 @@ class KafkaSource:
 
     def _on_error(self, message: Message, error: KafkaError, moved: dict[Partition, int]) -> None:
         code = error.code()
-        if code == KafkaError._PARTITION_EOF:
+        partition = self._partitions.get((message.topic() or "", message.partition() or 0))
+        if partition and code == KafkaError._PARTITION_EOF:
             # Control records of transactions have offsets and no messages: the end is past them.
-            moved[self._partitions[message.topic(), message.partition()]] = message.offset()
-        elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            partition = self._partitions[message.topic(), message.partition()]
-            low = self._list_offsets([partition], OffsetSpec.earliest())[partition]
+            moved[partition] = message.offset() or 0
+        elif partition and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            low = self._list_offsets([partition], _EARLIEST)[partition]
             self._lose(partition, self._next[partition], low)
             self._next[partition] = moved[partition] = low
             self._consumer.seek(TopicPartition(partition.topic, partition.number, low))

@@ -32,8 +32,10 @@ SCHEMA = [
 
 @dataclass(frozen=True)
 class Landed:
-    """What became of a batch. `counts`: messages, landed, duplicates, tombstones, quarantined,
-    and wall times in a repeated or missing hour; `tables`: rows landed by source table.
+    """What became of a batch.
+
+    `counts`: messages, landed, duplicates, tombstones, quarantined, and wall times in a repeated or
+    missing hour; `tables`: rows landed by source table.
     """
 
     batch_id: int
@@ -85,7 +87,7 @@ def land(
         + ", ".join(f"${name} AS {name}" for name in COUNTS),
         {"batch_id": batch_id, "at": batch.read_at, **{name: counts[name] for name in COUNTS}},
     )
-    return Landed(batch_id, dict(counts), tables, progress)
+    return Landed(batch_id, {name: counts[name] for name in COUNTS}, tables, progress)
 
 
 COUNTS = (

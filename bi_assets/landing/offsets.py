@@ -32,8 +32,10 @@ SCHEMA = [
 
 @dataclass(frozen=True)
 class Progress:
-    """`complete_through` (UTC): everything the shop did until then has landed. `as_of`: the last
-    whole business day before it. Both None until something has landed.
+    """How complete the data is; both None until something has landed.
+
+    `complete_through` (UTC): everything the shop did until then has landed. `as_of`: the last whole
+    business day before it.
     """
 
     complete_through: datetime | None

@@ -6,7 +6,7 @@ in the same transaction that computes it, so that a crash leaves the work to the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -21,7 +21,11 @@ SCHEMA = [
     # What each mart was computed from; none for a mart that was never computed.
     "CREATE TABLE IF NOT EXISTS meta.marts (name VARCHAR, digest VARCHAR, version BIGINT)",
     """CREATE TABLE IF NOT EXISTS meta.checks (
-        mart VARCHAR, name VARCHAR, severity VARCHAR, breaches BIGINT, checked_at TIMESTAMP)""",
+        mart VARCHAR, name VARCHAR, severity VARCHAR, breaches BIGINT, checked_at TIMESTAMP,
+        reported BOOLEAN)""",
+    # Refreshed partitions that Dagster has not been told of (day is null for a mart without).
+    """CREATE TABLE IF NOT EXISTS meta.unreported (
+        mart VARCHAR, day DATE, rows BIGINT, refreshed_at TIMESTAMP, cause VARCHAR)""",
 ]
 _FEW_DAYS = 200
 
@@ -75,17 +79,17 @@ def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, schedu
     for mart in marts.values():
         if mart.schedule and not scheduled:
             continue
-        computed, current = _versions(con, mart)
-        if computed is not None and computed >= current:
+        if not is_stale(con, mart):
             continue
-        if mart.partition and computed is not None:
-            days = tuple(touched.get(mart.partition, ()))
-            if days:
-                done.append(compute(con, mart, days))
-        else:
+        computed, current = _versions(con, mart)
+        if not mart.partition or computed is None:
             done.append(compute(con, mart, None))
+        elif days := touched.get(mart.partition):
+            done.append(compute(con, mart, days))
         _computed(con, mart, current)
     con.execute("DELETE FROM meta.touched")
+    for refreshed in done:
+        _leave_to_report(con, refreshed)
     return done
 
 
@@ -106,6 +110,12 @@ def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | N
     checks = tuple(_check(con, mart, check) for check in mart.checks)
     con.execute("DROP VIEW refreshed")
     return Refreshed(mart, rows, None if days is None else tuple(days), checks)
+
+
+def is_stale(con: duckdb.DuckDBPyConnection, mart: Mart) -> bool:
+    """Tell whether anything that a mart is made of has changed since it was computed."""
+    computed, current = _versions(con, mart)
+    return computed is None or computed < current
 
 
 def _versions(con: duckdb.DuckDBPyConnection, mart: Mart) -> tuple[int | None, int]:
@@ -149,7 +159,31 @@ def _check(con: duckdb.DuckDBPyConnection, mart: Mart, check: Check) -> CheckRes
     (breaches,) = one(con, f"SELECT count(*) FROM ({check.breaches})")
     con.execute("DELETE FROM meta.checks WHERE mart = ? AND name = ?", [mart.name, check.name])
     con.execute(
-        "INSERT INTO meta.checks VALUES (?, ?, ?, ?, CAST(now() AS TIMESTAMP))",
+        "INSERT INTO meta.checks VALUES (?, ?, ?, ?, CAST(now() AS TIMESTAMP), false)",
         [mart.name, check.name, check.severity, breaches],
     )
     return CheckResult(check, breaches)
+
+
+def _leave_to_report(con: duckdb.DuckDBPyConnection, refreshed: Refreshed) -> None:
+    """Write down, for `orchestration.report`, which partitions now hold how many rows."""
+    mart = refreshed.mart
+    where = "" if refreshed.days is None else f" AND day IN (SELECT UNNEST({_dates(refreshed.days)}))"
+    con.execute(f"DELETE FROM meta.unreported WHERE mart = $mart{where}", {"mart": mart.name})
+    day, group = (mart.partition, "GROUP BY ALL") if mart.partition else ("NULL", "")
+    rows = f"SELECT {day} AS day, count(*) AS rows FROM {mart.table} {group}"
+    if refreshed.days is not None:
+        # A day that lost its last row is refreshed too.
+        rows = (
+            f"SELECT d.day, count(m.{mart.partition}) AS rows FROM (SELECT UNNEST({_dates(refreshed.days)}) "
+            f"AS day) d LEFT JOIN {mart.table} m ON m.{mart.partition} = d.day GROUP BY d.day"
+        )
+    con.execute(
+        f"INSERT INTO meta.unreported SELECT $mart, day, rows, CAST(now() AS TIMESTAMP), "
+        f"'batch ' || (SELECT max(batch_id) FROM meta.batches) FROM ({rows})",
+        {"mart": mart.name},
+    )
+
+
+def _dates(days: Sequence[date]) -> str:
+    return "[" + ", ".join(f"DATE '{day}'" for day in days) + "]"

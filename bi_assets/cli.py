@@ -1,0 +1,188 @@
+"""`pharmacy-bi`: the platform from the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import click
+import duckdb
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bi_assets import __version__, running
+from bi_assets import status as state
+from bi_assets.errors import UserError
+from bi_assets.micro_batch import sync as run_sync
+from bi_assets.outputs.preview import first_results
+from bi_assets.platform import warehouse
+from bi_assets.settings import Settings
+from bi_assets.terminal import console, print_table
+
+P = ParamSpec("P")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+def told_plainly(command: Callable[P, None]) -> Callable[P, None]:
+    """Make a command end with one clear sentence, and exit code 1, where the user can mend it."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as error:
+            raise click.ClickException(str(error)) from error
+        except (OSError, duckdb.IOException) as error:
+            if "No space left" in str(error):
+                raise click.ClickException(
+                    "The disk is full: free some room where BI_DATA_DIR is, and run this again; "
+                    "nothing that had landed is lost."
+                ) from error
+            if isinstance(error, PermissionError):
+                raise click.ClickException(f"{error.filename}: {error.strerror}.") from error
+            raise
+
+    return run
+
+
+@click.group()
+@click.version_option(__version__)
+def main() -> None:
+    """Business intelligence in near real time: Kafka to DuckDB marts, on Dagster.
+
+    Settings are environment variables (or lines of a .env file): KAFKA_BOOTSTRAP_SERVERS,
+    BI_DATA_DIR and others; the README lists them.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+
+@main.command()
+@as_json
+@told_plainly
+def sync(as_json: bool) -> None:
+    """Land everything that Kafka has now, refresh the marts, publish, exit."""
+    platform = warehouse(Settings.from_environment())
+    columns = (TextColumn("landing"), BarColumn(), TextColumn("{task.completed:,} of {task.total:,}"))
+    with Progress(
+        *columns, TextColumn("{task.speed:,.0f}/s" if sys.stderr.isatty() else ""), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True, disable=as_json or not sys.stderr.isatty(),
+    ) as bar:  # fmt: skip
+        task = bar.add_task("landing", total=None)
+        outcome = run_sync(platform, lambda done, left: bar.update(task, completed=done, total=done + left))
+    counts = {name: sum(batch.counts[name] for batch in outcome.landed) for name in
+              ("messages", "landed", "duplicates", "tombstones", "quarantined")}  # fmt: skip
+    result = {
+        **counts,
+        "refreshed": {r.mart.name: {"rows": r.rows, "days": None if r.days is None else len(r.days)}
+                      for r in outcome.refreshed},
+        "published": str(outcome.published.path) if outcome.published else None,
+    }  # fmt: skip
+    if as_json:
+        _print_json(result)
+        return
+    console.print(", ".join(f"{n:,} {name}" for name, n in counts.items() if n or name == "messages"))
+    for found in first_results(platform.settings.published_file):
+        print_table(found.title, found.columns, found.rows)
+    console.print(f"published: {result['published']}")
+
+
+@main.command()
+@as_json
+@told_plainly
+def status(as_json: bool) -> None:
+    """Tell whether all is well; exit code 1 where it is not."""
+    found = state.status(warehouse(Settings.from_environment()))
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(f"broker {found['broker']}   data {found['data_dir']}")
+        console.print(
+            f"complete through {found['complete_through'] or 'unknown'} (UTC)   as of {found['as_of'] or 'unknown'}"
+        )
+        _print_dicts("Source tables", found["tables"])
+        _print_dicts("Marts", found["marts"])
+        if found["schema_drift"]:
+            _print_dicts("Columns that no contract names (not stored)", found["schema_drift"])
+        if found["outside_partitions"]:
+            console.print(f"{found['outside_partitions']} orders lie outside the partitions (BI_FIRST_DATE).")
+        for problem in found["problems"]:
+            console.print(f"[red]![/red] {problem}")
+        if found["ok"]:
+            console.print("[green]all is well[/green]")
+    sys.exit(0 if found["ok"] else 1)
+
+
+@main.command()
+@click.argument("order_id", type=int)
+@as_json
+@told_plainly
+def explain(order_id: int, as_json: bool) -> None:
+    """Show which events made an order's row what it is, and what it was before."""
+    found = state.explain(warehouse(Settings.from_environment()), order_id)
+    if as_json:
+        _print_json(found)
+        return
+    _print_dicts("The row", [found["row"]] if found["row"] else [], upright=True)
+    _print_dicts("Events of the order, as they landed", found["order_events"], upright=True)
+    _print_dicts(
+        "Versions of its patient (in_force: when it was ordered)", found["patient_versions"], upright=True
+    )
+    _print_dicts("Versions of its items", found["item_versions"], upright=True)
+
+
+@main.group()
+def quarantine() -> None:
+    """Messages that could not land."""
+
+
+@quarantine.command("list")
+@as_json
+@told_plainly
+def quarantine_list(as_json: bool) -> None:
+    """List the messages in quarantine, with cause and what to do."""
+    rows = state.quarantined(warehouse(Settings.from_environment()))
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        _print_dicts("Quarantine", rows)
+    else:
+        console.print("Nothing is in quarantine.")
+
+
+port = click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI, on loopback.")
+
+
+@main.command()
+@port
+@told_plainly
+def up(port: int) -> None:
+    """Start Dagster (code server, web UI, daemon) against the configured broker; Ctrl-C stops it."""
+    sys.exit(running.up(Settings.from_environment(), port))
+
+
+@main.command()
+@port
+@click.option("--history-days", default=900, show_default=True, help="Days of history the shop has.")
+@told_plainly
+def demo(port: int, history_days: int) -> None:
+    """Start an embedded broker, a simulated shop and Dagster in this terminal; Ctrl-C stops all."""
+    sys.exit(running.demo(Settings.from_environment(), port, history_days))
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, default=str, indent=2))
+
+
+def _print_dicts(title: str, rows: Sequence[Mapping[str, Any]], *, upright: bool = False) -> None:
+    """Print rows as a table; `upright` puts one row's columns under one another."""
+    if upright:
+        names = list(rows[0]) if rows else []
+        print_table(
+            title, ["", *map(str, range(1, len(rows) + 1))], [[n, *(r[n] for r in rows)] for n in names]
+        )
+    else:
+        print_table(title, list(rows[0]) if rows else [], [list(row.values()) for row in rows])

@@ -1,0 +1,47 @@
+"""The jobs, and what runs by the clock."""
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from bi_assets.orchestration import keys
+from bi_assets.refresh import refresh
+from bi_assets.warehouse import Warehouse
+
+MICRO_BATCH = "micro_batch"
+
+
+def micro_batch(change_data: dg.AssetsDefinition) -> UnresolvedAssetJobDefinition:
+    """Return the job that the sensor launches."""
+    return dg.define_asset_job(
+        MICRO_BATCH,
+        selection=dg.AssetSelection.assets(change_data),
+        description="Land what Kafka has, bring history and marts up to date, publish; then linger.",
+    )
+
+
+def statistics(warehouse: Warehouse) -> list[dg.ScheduleDefinition]:
+    """Return a schedule for each mart that has one; it runs only where the inputs have changed."""
+    return [
+        _schedule(warehouse, name, mart.schedule) for name, mart in warehouse.marts.items() if mart.schedule
+    ]
+
+
+def _schedule(warehouse: Warehouse, name: str, cron: str) -> dg.ScheduleDefinition:
+    job = dg.define_asset_job(
+        f"refresh_{name}",
+        selection=dg.AssetSelection.assets(keys.mart(name)) | dg.AssetSelection.assets(keys.PUBLISHED),
+    )
+
+    @dg.schedule(
+        name=f"{name}_schedule",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=warehouse.settings.business_timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def due(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        with warehouse.open() as con:
+            stale = refresh.is_stale(con, warehouse.marts[name])
+        return dg.RunRequest() if stale else dg.SkipReason("nothing that it is made of has changed")
+
+    return due

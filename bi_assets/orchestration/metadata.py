@@ -1,0 +1,73 @@
+"""What the Dagster UI shows of a table: columns with their meaning, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+
+from bi_assets.contracts.contract import Contract
+from bi_assets.landing.columns import stored_type
+from bi_assets.orchestration import keys
+from bi_assets.refresh.lineage import column_lineage
+from bi_assets.refresh.mart import Mart
+from bi_assets.warehouse import Warehouse
+
+
+def source_schema(contract: Contract) -> dict[str, dg.TableSchema]:
+    """Return the columns of a table of the shop, as the contract tells them."""
+    columns = [dg.TableColumn(c.name, c.type, description=c.meaning) for c in contract.columns]
+    return {"dagster/column_schema": dg.TableSchema(columns=columns)}
+
+
+def stored_schema(contract: Contract, pseudonym_key: str | None) -> dict[str, dg.TableSchema]:
+    """Return the columns of a table of ours that follows a contract."""
+    columns = [
+        dg.TableColumn(
+            c.name,
+            stored_type(c, pseudonym_key),
+            description=c.meaning + (" (pseudonym)" if c.privacy == "pseudonym" else ""),
+        )
+        for c in contract.columns
+    ]
+    return {"dagster/column_schema": dg.TableSchema(columns=columns)}
+
+
+def same_columns(contract: Contract, of: dg.AssetKey) -> dict[str, dg.TableColumnLineage]:
+    """Return the lineage of a table whose contract columns are those of another one."""
+    return _lineage({name: [(of, name)] for name in contract.names})
+
+
+def mart_schema(mart: Mart) -> dict[str, dg.TableSchema]:
+    """Return the columns of a mart as its file declares them."""
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(c.name, c.unit or c.type or "", description=c.meaning) for c in mart.columns
+            ]
+        )
+    }
+
+
+def mart_lineage(warehouse: Warehouse, mart: Mart) -> dict[str, dg.TableColumnLineage]:
+    """Return which columns a mart's columns are made of; empty for a Python mart."""
+    cache = warehouse.settings.data_dir / "lineage"
+    found = column_lineage(mart, warehouse.marts, warehouse.contracts, cache)
+    if not found:
+        return {}
+    return _lineage(
+        {
+            column: [(keys.of_input(table), name) for table, name in sources]
+            for column, sources in found.items()
+        }
+    )
+
+
+def _lineage(
+    sources: Mapping[str, Iterable[tuple[dg.AssetKey, str]]],
+) -> dict[str, dg.TableColumnLineage]:
+    deps = {
+        column: [dg.TableColumnDep(asset_key=key, column_name=name) for key, name in found]
+        for column, found in sources.items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps_by_column=deps)}

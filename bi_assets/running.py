@@ -1,0 +1,155 @@
+"""Starts the platform as processes on this machine, and stops them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from bi_assets.errors import UserError
+from bi_assets.outputs.preview import first_results
+from bi_assets.settings import Settings
+from bi_assets.terminal import console, print_table
+
+_LOOPBACK = "127.0.0.1"
+_STOP_SECONDS = 15.0
+
+
+def up(settings: Settings, port: int) -> int:
+    """Run Dagster until Ctrl-C. Returns its exit code. Errors: `UserError` where the port is taken."""
+    dagster = _start_dagster(settings, port, {})
+    console.print(f"Dagster UI: http://{_LOOPBACK}:{port}   (Ctrl-C stops it)")
+    return _wait([dagster])
+
+
+def demo(settings: Settings, port: int, history_days: int) -> int:
+    """Run the simulated shop, its broker and Dagster until Ctrl-C. Returns the exit code."""
+    _check_port(port)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    key = settings.pseudonym_key or _pseudonym_key(settings.data_dir / "pseudonym.key")
+    shop = subprocess.Popen(
+        [sys.executable, "-m", "shop", "serve", "--with-parent",
+         "--data-dir", str(settings.data_dir / "shop"), "--history-days", str(history_days)],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        address = _shop_address(shop)
+        console.print(f"Shop and Kafka broker: {address}")
+        dagster = _start_dagster(
+            settings, port, {"KAFKA_BOOTSTRAP_SERVERS": address, "BI_PSEUDONYM_KEY": key}
+        )
+    except BaseException:
+        _stop([shop])
+        raise
+    console.print(f"Dagster UI: http://{_LOOPBACK}:{port}   (Ctrl-C stops everything)")
+    threading.Thread(target=_tell_of_the_shop, args=(shop,), daemon=True).start()
+    threading.Thread(target=_show_first_results, args=(settings,), daemon=True).start()
+    return _wait([shop, dagster])
+
+
+def _start_dagster(settings: Settings, port: int, extra: Mapping[str, str]) -> subprocess.Popen[str]:
+    _check_port(port)
+    home = (settings.data_dir / "dagster").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_instance_file(), home / "dagster.yaml")
+    return subprocess.Popen(
+        [sys.executable, "-m", "dagster", "dev", "--log-level", "warning",
+         "-h", _LOOPBACK, "-p", str(port), "-m", "bi_assets.definitions"],
+        env={**os.environ, "DAGSTER_HOME": str(home), **extra}, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def _instance_file() -> Path:
+    """Return the dagster.yaml of the checkout, or of the installed package."""
+    package = Path(__file__).parent
+    return next(p for p in (package.parent / "dagster.yaml", package / "dagster.yaml") if p.exists())
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOOPBACK, port))
+        except OSError as error:
+            raise UserError(
+                f"Port {port} is taken by another program: stop that, or choose another one with "
+                "--port (make run PORT=3001)."
+            ) from error
+
+
+def _pseudonym_key(path: Path) -> str:
+    """Return the demo's key for pseudonyms, made at the first start and kept private."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+    return path.read_text()
+
+
+def _shop_address(shop: subprocess.Popen[str]) -> str:
+    assert shop.stdout
+    for line in shop.stdout:
+        if (event := json.loads(line)).get("event") == "ready":
+            return str(event["bootstrap_servers"])
+    raise UserError("The simulated shop did not start; the line above says why.")
+
+
+def _tell_of_the_shop(shop: subprocess.Popen[str]) -> None:
+    """Print how the shop's history loads, then that it is live."""
+    assert shop.stdout
+    told = 0.0
+    for line in shop.stdout:
+        event = json.loads(line)
+        if event["event"] == "history" and time.monotonic() - told > 2:
+            told = time.monotonic()
+            console.print(f"shop: {event['landed']:,} of {event['total']:,} changes of its history landed")
+        elif event["event"] == "live":
+            console.print("shop: history is complete; from now on it changes live")
+
+
+def _show_first_results(settings: Settings) -> None:
+    """Print the first result table as soon as there is one."""
+    while not (found := first_results(settings.published_file)):
+        time.sleep(0.5)
+    for preview in found:
+        print_table(preview.title, preview.columns, preview.rows)
+
+
+def _wait(processes: list[subprocess.Popen[str]]) -> int:
+    """Wait until one of the processes ends or we are told to stop; then stop them all."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.set())
+    ended: int | None = None
+    while ended is None and not stopping.is_set():
+        stopping.wait(0.2)
+        ended = next((code for p in processes if (code := p.poll()) is not None), None)
+    console.print("stopping ...")
+    _stop(processes)
+    return 0 if stopping.is_set() else ended or 1
+
+
+def _stop(processes: list[subprocess.Popen[str]]) -> None:
+    """Stop processes and their children: politely, then not."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            if process.poll() is None or number == signal.SIGKILL:
+                _signal_group(process, number)
+        deadline = time.monotonic() + _STOP_SECONDS / 3
+        while time.monotonic() < deadline and any(p.poll() is None for p in processes):
+            time.sleep(0.1)
+
+
+def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,158 @@
+"""Whether all is well: what `pharmacy-bi status` and `pharmacy-bi explain` tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+from confluent_kafka import KafkaException
+
+from bi_assets.errors import UserError
+from bi_assets.landing.kafka import KafkaSource
+from bi_assets.landing.offsets import landed_offsets
+from bi_assets.sql import quote
+from bi_assets.warehouse import Warehouse
+
+Rows = list[dict[str, Any]]
+
+
+def status(warehouse: Warehouse) -> dict[str, Any]:
+    """Return the state of topics, marts and everything that went wrong.
+
+    `ok` is true only where nothing is lost, quarantined or failing, and the broker answers.
+    """
+    settings = warehouse.settings
+    with warehouse.open() as con:
+        found: dict[str, Any] = {
+            "broker": settings.bootstrap_servers,
+            "data_dir": str(settings.data_dir),
+            "complete_through": None,
+            "as_of": None,
+            "tables": _tables(con, warehouse),
+            "marts": _marts(con, warehouse),
+            "losses": _rows(con, "SELECT * FROM meta.losses ORDER BY noticed_at"),
+            "schema_drift": _rows(con, "SELECT * FROM meta.drift ORDER BY table_name, column_name"),
+            "counts": _rows(con, """
+SELECT coalesce(sum(messages), 0)::BIGINT AS messages, coalesce(sum(landed), 0)::BIGINT AS landed,
+  coalesce(sum(duplicates), 0)::BIGINT AS duplicates, coalesce(sum(tombstones), 0)::BIGINT AS tombstones,
+  coalesce(sum(quarantined), 0)::BIGINT AS quarantined, coalesce(sum(repeated_hour), 0)::BIGINT AS repeated_hour,
+  coalesce(sum(missing_hour), 0)::BIGINT AS missing_hour FROM meta.batches""")[0],
+            "outside_partitions": _outside_partitions(con, warehouse),
+        }  # fmt: skip
+        for row in _rows(con, "SELECT complete_through, as_of FROM meta.progress"):
+            found |= row
+        found["problems"] = _lag(con, warehouse, found["tables"])
+    found["problems"] += [
+        f"{loss['topic']}/{loss['partition']}: offsets {loss['first_offset']} to {loss['last_offset']} were "
+        "dropped by the broker before they were landed; keep messages longer, or snapshot the table again."
+        for loss in found["losses"]
+    ]
+    if quarantined := sum(table["quarantined"] for table in found["tables"]):
+        found["problems"].append(
+            f"{quarantined} messages are in quarantine; see `pharmacy-bi quarantine list`."
+        )
+    found["problems"] += [
+        f"{mart['mart']}: fails {mart['failing']}; its last good version stays published."
+        for mart in found["marts"]
+        if mart["failing"]
+    ]
+    found["ok"] = not found["problems"]
+    return found
+
+
+def explain(warehouse: Warehouse, order_id: int) -> dict[str, Any]:
+    """Return an order's row, the events it is made of, and its patient's versions at the time.
+
+    Errors: `UserError` where no such order has landed.
+    """
+    with warehouse.open() as con:
+        row = _rows(con, "SELECT * FROM marts.orders_with_discount WHERE order_id = $id", id=order_id)
+        events = _rows(
+            con, "SELECT * FROM cdc.orders WHERE id = $id ORDER BY _batch_id, _offset", id=order_id
+        )
+        if not events:
+            raise UserError(f"No order {order_id} has landed. `pharmacy-bi sync` lands what Kafka has.")
+        versions = _rows(con, "SELECT * FROM history.orders WHERE id = $id ORDER BY version_no", id=order_id)
+        patient = _rows(con, """
+SELECT u.*, o.date >= u.valid_from AND o.date < u.valid_to AS in_force
+FROM history.users u JOIN history.orders o ON o.user_id = u.id
+WHERE o.id = $id AND o.valid_to = TIMESTAMP '9999-12-31 00:00:00' ORDER BY u.version_no""", id=order_id)  # fmt: skip
+        items = _rows(
+            con, "SELECT * FROM history.order_items WHERE order_id = $id ORDER BY id, version_no", id=order_id
+        )
+    return {
+        "row": row[0] if row else None,
+        "order_events": events,
+        "order_versions": versions,
+        "patient_versions": patient,
+        "item_versions": items,
+    }
+
+
+def quarantined(warehouse: Warehouse) -> Rows:
+    """Return every message in quarantine, with its cause and what to do."""
+    with warehouse.open() as con:
+        return _rows(con, 'SELECT * FROM cdc.quarantine ORDER BY topic, partition, "offset"')
+
+
+def _tables(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Rows:
+    tables = []
+    for contract in warehouse.contracts.values():
+        (row,) = _rows(con, f"""
+SELECT $name AS "table", (SELECT count(*) FROM cdc.{quote(contract.table)}) AS changes,
+  (SELECT count(*) FROM state.{quote(contract.table)}) AS rows,
+  (SELECT count(*) FROM cdc.quarantine WHERE table_name = $name) AS quarantined,
+  (SELECT max(last_source_ts) FROM meta.offsets WHERE topic = $topic) AS newest_change""",
+            name=contract.table, topic=warehouse.settings.topic(contract.table))  # fmt: skip
+        tables.append(row)
+    return tables
+
+
+def _marts(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Rows:
+    marts = []
+    for mart in warehouse.marts.values():
+        (row,) = _rows(con, f"""
+SELECT $name AS mart, (SELECT count(*) FROM {mart.table}) AS rows,
+  (SELECT max(checked_at) FROM meta.checks WHERE mart = $name) AS refreshed_at,
+  (SELECT string_agg(name, ', ' ORDER BY name) FROM meta.checks
+   WHERE mart = $name AND breaches > 0 AND severity = 'error') AS failing""", name=mart.name)  # fmt: skip
+        marts.append(row)
+    return marts
+
+
+def _outside_partitions(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> int:
+    (row,) = _rows(
+        con,
+        "SELECT count(*) AS n FROM marts.orders_with_discount WHERE order_date < $first "
+        "OR order_date > business_date(CAST(now() AS TIMESTAMP)) + 1",
+        first=warehouse.settings.first_date,
+    )
+    return int(row["n"])
+
+
+def _lag(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, tables: Rows) -> list[str]:
+    """Add to each table how far it lags behind the broker; return what is wrong."""
+    settings = warehouse.settings
+    lag: dict[str, int] = {}
+    problems = []
+    try:
+        with KafkaSource(settings, [settings.topic(name) for name in warehouse.contracts]) as source:
+            source.connect(lambda cluster: landed_offsets(con, cluster))
+            lag = source.lag
+            problems = [
+                f"{loss.partition.topic}/{loss.partition.number}: the broker has dropped offsets {loss.first} "
+                f"to {loss.last}, which have not landed." for loss in source.losses
+            ]  # fmt: skip
+    except (UserError, KafkaException) as error:
+        problems = [str(error)]
+    for table in tables:
+        topic = settings.topic(table["table"])
+        table["lag"] = lag.get(topic)
+        table["topic"] = topic if topic in lag else None
+    return problems
+
+
+def _rows(con: duckdb.DuckDBPyConnection, sql: str, **parameters: object) -> Rows:
+    relation = con.execute(sql, parameters or None)
+    names = [column[0] for column in relation.description or []]
+    return [dict(zip(names, row, strict=True)) for row in relation.fetchall()]
