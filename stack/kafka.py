@@ -87,6 +87,4 @@ def kafka_server(fetched: Fetched, folder: Path, port: int, controller_port: int
         except KafkaException:
             return False
 
-    return Server(
-        "kafka", java(fetched, "kafka.Kafka", str(properties)), folder=folder, is_ready=is_ready
-    )
+    return Server("kafka", java(fetched, "kafka.Kafka", str(properties)), folder=folder, is_ready=is_ready)

@@ -68,9 +68,7 @@ class Server:
             if not self.is_running:
                 raise StackError(f"{self.name} did not start. {self.log_tail()}")
             if time.monotonic() > deadline:
-                raise StackError(
-                    f"{self.name} is not ready after {START_SECONDS} s. {self.log_tail()}"
-                )
+                raise StackError(f"{self.name} is not ready after {START_SECONDS} s. {self.log_tail()}")
             time.sleep(POLL_SECONDS)
 
     def stop(self, *, kill: bool = False) -> None:

@@ -2,10 +2,10 @@
 
 import json
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pymysql
 
@@ -16,6 +16,8 @@ from stack.fetch import Fetched, fetch
 from stack.process import LOCALHOST, POLL_SECONDS, Server, free_ports
 
 DELIVERY_SECONDS = 120
+
+_Part = TypeVar("_Part")
 
 
 class Stack:
@@ -58,8 +60,8 @@ class Stack:
             )
             self._kafka.start()
             self._kafka.wait_ready()
-            self.start_connect()
             self._mariadb.wait_ready()
+            self.start_connect()
         except BaseException:
             self.stop()
             raise
@@ -95,31 +97,21 @@ class Stack:
         Returns once its task runs; see `wait_delivered`. The connector comes back with
         `start_connect`. Raises StackError if Connect refuses it or the task fails.
         """
-        config = connect.connector_config(
-            "mariadb",
-            DATABASE_HOST=LOCALHOST,
-            DATABASE_PORT=str(self._mariadb_port),
-            DATABASE_USER=mariadb.DEBEZIUM_USER,
-            DATABASE_PASSWORD=mariadb.DEBEZIUM_PASSWORD,
-            DATABASE_SSL_MODE="disable",
-            DATABASE_SERVER_ID="184054",
-            CONNECT_BOOTSTRAP_SERVERS=self.bootstrap_servers,
-        )
-        self._connector_file.write_text(
-            json.dumps({"name": connect.CONNECTOR_NAME, "config": config})
-        )
+        worker = _entered(self._connect)
+        config = self._write_connector()
         connect.request(f"{self._connector_url}/config", method="PUT", body=config)
-        self._wait_connector()
+        self._wait_connector(worker)
 
     def start_connect(self) -> None:
         """Start the Connect worker, and the connector if it has been started before.
 
         Returns once both run. Raises StackError with the end of the log, or with the task's error.
         """
-        if self._fetched is None:
-            raise StackError("Enter the stack (`with Stack(...)`) before starting parts of it.")
+        if self._connector_file.exists():
+            # It may be from a run on other ports.
+            self._write_connector()
         self._connect = connect.connect_server(
-            self._fetched,
+            _entered(self._fetched),
             self.folder,
             self._connect_port,
             self.bootstrap_servers,
@@ -128,23 +120,21 @@ class Stack:
         self._connect.start()
         self._connect.wait_ready()
         if self._connector_file.exists():
-            self._wait_connector()
+            self._wait_connector(self._connect)
 
     def stop_connect(self, *, kill: bool = False) -> None:
         """Stop the Connect worker; with `kill` by SIGKILL, so that it sends some changes again."""
-        if self._connect is not None:
-            self._connect.stop(kill=kill)
+        _entered(self._connect).stop(kill=kill)
 
     def restart_kafka(self, *, kill: bool = False) -> None:
         """Stop the broker and start it on the same port; return once it answers.
 
         `kill` stops it by SIGKILL. Raises StackError with the end of its log.
         """
-        if self._kafka is None:
-            raise StackError("Enter the stack (`with Stack(...)`) before restarting parts of it.")
-        self._kafka.stop(kill=kill)
-        self._kafka.start()
-        self._kafka.wait_ready()
+        broker = _entered(self._kafka)
+        broker.stop(kill=kill)
+        broker.start()
+        broker.wait_ready()
 
     def wait_delivered(self) -> None:
         """Return once Kafka has every change that was committed in MariaDB before the call.
@@ -167,13 +157,29 @@ class Stack:
                     raise StackError(
                         f"The connector is at {stored} after {DELIVERY_SECONDS} s, not at {wanted}."
                     )
-                self._raise_if_failed()
+                self._connector_parts()
                 cursor.execute("UPDATE stack.nudge SET n = n + 1")
                 time.sleep(5 * POLL_SECONDS)
 
     @property
     def _connector_url(self) -> str:
         return f"{self.connect_url}/connectors/{connect.CONNECTOR_NAME}"
+
+    def _write_connector(self) -> dict[str, str]:
+        """Write the file that brings the connector back, and return the configuration in it."""
+        config = connect.connector_config(
+            "mariadb",
+            DATABASE_HOST=LOCALHOST,
+            DATABASE_PORT=str(self._mariadb_port),
+            DATABASE_USER=mariadb.DEBEZIUM_USER,
+            DATABASE_PASSWORD=mariadb.DEBEZIUM_PASSWORD,
+            DATABASE_SSL_MODE="disable",
+            DATABASE_SERVER_ID="184054",
+            CONNECT_BOOTSTRAP_SERVERS=self.bootstrap_servers,
+        )
+        named = {"name": connect.CONNECTOR_NAME, "config": config}
+        self._connector_file.write_text(json.dumps(named))
+        return config
 
     def _stored_position(self) -> tuple[str, int] | None:
         """Binlog (file, position) that the connector has stored; None before its snapshot's end.
@@ -185,25 +191,34 @@ class Stack:
             return None
         return offsets[0]["offset"]["file"], int(offsets[0]["offset"]["pos"])
 
-    def _wait_connector(self) -> None:
+    def _wait_connector(self, worker: Server) -> None:
         deadline = time.monotonic() + DELIVERY_SECONDS
-        while True:
-            # Right after a start, the worker does not know its connector yet.
-            with suppress(StackError):
-                status = connect.request(f"{self._connector_url}/status")
-                states = [part["state"] for part in (status["connector"], *status["tasks"])]
-                if len(states) == 2 and set(states) == {"RUNNING"}:
-                    return
-                if "FAILED" in states:
-                    break
+        while [part["state"] for part in self._connector_parts()] != ["RUNNING", "RUNNING"]:
+            # One that cannot start the connector of its command line ends after it has answered.
+            if not worker.is_running:
+                raise StackError(f"Connect ended. {worker.log_tail()}")
             if time.monotonic() > deadline:
-                break
+                raise StackError(f"The connector does not run after {DELIVERY_SECONDS} s.")
             time.sleep(POLL_SECONDS)
-        self._raise_if_failed()
-        raise StackError(f"The connector does not run after {DELIVERY_SECONDS} s.")
 
-    def _raise_if_failed(self) -> None:
-        status = connect.request(f"{self._connector_url}/status")
-        for part in (status["connector"], *status["tasks"]):
+    def _connector_parts(self) -> list[dict[str, Any]]:
+        """Return the states of connector and task; none while the worker does not know them.
+
+        Raises StackError with the cause if one has failed.
+        """
+        try:
+            status = connect.request(f"{self._connector_url}/status")
+        except StackError:
+            return []
+        parts = [status["connector"], *status["tasks"]]
+        for part in parts:
             if part["state"] == "FAILED":
                 raise StackError(f"The connector failed:\n{part['trace']}")
+        return parts
+
+
+def _entered(part: _Part | None) -> _Part:
+    """Return what exists only inside `with`. Raises StackError outside."""
+    if part is None:
+        raise StackError("Enter the stack (`with Stack(...)`) before using parts of it.")
+    return part
