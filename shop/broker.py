@@ -62,8 +62,7 @@ class EmbeddedBroker:
         """Queue one message; `flush` makes sure that it has arrived.
 
         Without `partition` the key decides; `on_delivery` is told, before `flush`
-        returns, where the message went. Raises KafkaException if an earlier
-        message could not be delivered.
+        returns, where the message went.
         """
 
         def report(error: KafkaError | None, message: "Message[bytes, bytes]") -> None:
@@ -86,8 +85,6 @@ class EmbeddedBroker:
                 break
             except BufferError:
                 self.producer.poll(0.1)
-        self.producer.poll(0)
-        self._raise_failure()
 
     def flush(self) -> None:
         """Wait until every queued message is in the broker; raise if one is not."""

@@ -88,7 +88,7 @@ def envelope(
         f'"snapshot":"{snapshot}","db":"{DATABASE}","sequence":null,'
         f'"ts_us":{source_ts_ms * 1_000},"ts_ns":{source_ts_ms * 1_000_000},'
         f'"table":"{table}","server_id":{server_id if streamed else 0},'
-        f'"gtid":{_json(gtid)},"file":"{file}","pos":{pos},"row":{row},'
+        f'"gtid":{"null" if gtid is None else _json(gtid)},"file":"{file}","pos":{pos},"row":{row},'
         f'"thread":{_THREAD if streamed else "null"},"query":null}},'
         f'"transaction":null,"op":"{op}","ts_ms":{clock_ns // 1_000_000},'
         f'"ts_us":{clock_ns // 1_000},"ts_ns":{clock_ns}}}'
@@ -134,14 +134,13 @@ def messages(
             snapshot=snapshot,
         )
 
-    if op == "u" and before is not None and after is not None:
+    if op == "u" and before is not None and after is not None and _is_moved(table, before, after):
         old_key, new_key = key(table, before), key(table, after)
-        if old_key != new_key:
-            return [
-                Message(where, *one("d", before, None), [("__debezium.newkey", new_key)]),
-                Message(where, old_key, None, []),
-                Message(where, *one("c", None, after), [("__debezium.oldkey", old_key)]),
-            ]
+        return [
+            Message(where, *one("d", before, None), [("__debezium.newkey", new_key)]),
+            Message(where, old_key, None, []),
+            Message(where, *one("c", None, after), [("__debezium.oldkey", old_key)]),
+        ]
     sent = [Message(where, *one(op, before, after), [])]
     if op == "d":
         sent.append(Message(where, sent[0].key, None, []))
@@ -152,6 +151,10 @@ def heartbeat(ts_ms: int) -> Message:
     """Return the connector's sign of life, saying that it has read up to `ts_ms`."""
     value = _json({"ts_ms": ts_ms}).encode()
     return Message(HEARTBEAT_TOPIC, _json({"serverName": SERVER}).encode(), value, [])
+
+
+def _is_moved(table: str, before: Row, after: Row) -> bool:
+    return any(before[name] != after[name] for name in TABLES[table].key)
 
 
 def _image(table: str, row: Row | None) -> str:

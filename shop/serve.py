@@ -23,6 +23,7 @@ from typing import Any
 from shop import truths
 from shop.behaviour import Behaviour
 from shop.broker import EmbeddedBroker
+from shop.change import Transaction
 from shop.connector import Connector
 from shop.store import SqliteShop
 from shop.world import World
@@ -30,6 +31,8 @@ from shop.world import World
 _DATABASE_FILE = "shop.sqlite"
 _ENOUGH_WAITING = 5_000
 """Row changes in the binlog, not in Kafka yet, beyond which the history may wait."""
+_PAST_AT_ONCE = 500
+"""Transactions of the past that are committed together."""
 _CONFIRM_SECONDS = 0.05
 _REPORT_SECONDS = 0.5
 _HEARTBEAT_SECONDS = 5.0
@@ -105,7 +108,7 @@ class _Shopkeeper:
             busy = False
             if not self._is_live:
                 if self.connector.waiting < _ENOUGH_WAITING:
-                    self._live_through_a_day()
+                    self._live_through_days()
                     busy = True
             elif self._options.live and now >= next_moment_at:
                 # The first moment of a start comes after a pause as well.
@@ -146,13 +149,16 @@ class _Shopkeeper:
         self._shop.apply(opening, {"diary": diary, **behaviour.world.notes()})
         return diary
 
-    def _live_through_a_day(self) -> None:
-        """Commit a day of the past, or what there is of today; then the shop is live."""
-        now = datetime.now(UTC)
-        midnight = datetime.combine(self._clock.date(), datetime.min.time(), UTC)
-        happened = self._behaviour.day(self._clock.date(), now)
-        self._clock = min(midnight + timedelta(days=1), now)
-        self._is_live = self._clock == now
+    def _live_through_days(self) -> None:
+        """Commit some days of the past, or up to this moment of today; then the shop is live."""
+        happened: list[Transaction] = []
+        while len(happened) < _PAST_AT_ONCE and not self._is_live:
+            now = datetime.now(UTC)
+            today = self._clock.date()
+            happened += self._behaviour.day(today, now)
+            midnight = datetime.combine(today + timedelta(days=1), datetime.min.time(), UTC)
+            self._clock = min(midnight, now)
+            self._is_live = self._clock == now
         self._shop.apply(happened, self._notes())
 
     def _live_a_moment(self) -> None:

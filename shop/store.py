@@ -71,6 +71,7 @@ class SqliteShop:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA wal_autocheckpoint = 4000")
         with self.transaction():
             if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'orders'").fetchone():
                 for statement in sqlite_ddl():

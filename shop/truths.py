@@ -132,7 +132,7 @@ DORMANT = 0.05
 ORDERS_OVER_THE_COUNTER = 9.1
 """Orders of an active patient with average appetite and an order rate factor of 1."""
 APPETITE_SPREAD = 0.6
-APPETITE_MOST = 4.0
+APPETITE_MOST = 3.0
 """Patients differ: log-normal with this sigma, mean 1, cut off here."""
 
 AVERAGE_ORDER_VALUE = {
