@@ -101,7 +101,8 @@ def status(as_json: bool) -> None:
     else:
         console.print(f"broker {found['broker']}   data {found['data_dir']}")
         console.print(
-            f"complete through {found['complete_through'] or 'unknown'} (UTC)   as of {found['as_of'] or 'unknown'}"
+            f"complete through {found['complete_through'] or 'unknown'} (UTC)   "
+            f"as of {found['as_of'] or 'unknown'}"
         )
         _print_dicts("Source tables", found["tables"])
         _print_dicts("Marts", found["marts"])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 
 from bi_assets.orchestration import assets, jobs
 from bi_assets.platform import warehouse
 from bi_assets.settings import Settings
 from sensors.kafka_cdc import kafka_cdc
+
+# Beta: the backfill policy and the asset's run-less reports; both are pinned with the version.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 
 @dg.definitions

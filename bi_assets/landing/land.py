@@ -121,7 +121,8 @@ def _decode(
         sound, choking = _halve(con, sql, messages)
         _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
         quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), settings)
-        return sum(table.num_rows for table in choking) + quarantine.add(con, contract, messages, settings)
+        undecodable: int = sum(table.num_rows for table in choking)
+        return undecodable + quarantine.add(con, contract, messages, settings)
     return quarantine.add(con, contract, messages, settings)
 
 
