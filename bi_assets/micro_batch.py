@@ -78,9 +78,10 @@ def linger(warehouse: Warehouse, idle: Idle, progress: Progress = lambda done, l
     started = refreshed_at = time.monotonic()
     quiet_after = started + warehouse.settings.linger_seconds
     stale = True  # a crash may have left something to refresh
+    busy = False
     with connected(warehouse) as source:
         while True:
-            batch = source.read(0 if stale else _WAIT_SECONDS)
+            batch = source.read(0 if stale or busy else _WAIT_SECONDS)
             if batch:
                 _land(warehouse, source, batch, outcome)
                 progress(outcome.messages, source.backlog)

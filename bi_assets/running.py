@@ -141,7 +141,9 @@ def _stop(processes: list[subprocess.Popen[str]]) -> None:
     """Stop processes and their children: politely, then not."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         for process in processes:
-            if process.poll() is None or number == signal.SIGKILL:
+            if number == signal.SIGINT and process.poll() is None:
+                process.send_signal(number)  # each stops its own children, in its own order
+            elif number != signal.SIGINT:
                 _signal_group(process, number)
         deadline = time.monotonic() + _STOP_SECONDS / 3
         while time.monotonic() < deadline and any(p.poll() is None for p in processes):

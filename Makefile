@@ -1,0 +1,51 @@
+# Everything goes through the virtual environment .venv, made from requirements.lock.
+PYTHON ?= python3
+PORT ?= 3000
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: run test test-fast test-stack test-ui lint bench lock clean
+.DEFAULT_GOAL := run
+
+run: $(INSTALLED)  ## the whole platform with an embedded broker and a simulated shop
+	@$(BIN)/pharmacy-bi demo --port $(PORT)
+
+test: $(INSTALLED) lint  ## lint, types and every test that needs neither servers nor a browser
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not stack and not ui"
+
+test-stack: $(INSTALLED)  ## the real chain: MariaDB, Debezium, Kafka (Java 17, Maven, mariadbd)
+	$(BIN)/python -m stack fetch
+	$(BIN)/pytest tests/stack -m stack
+
+test-ui: $(INSTALLED)  ## the Dagster UI of `make run` in headless Chromium
+	$(BIN)/pytest tests/ui -m ui
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+lock: $(INSTALLED)  ## after a change of pyproject.toml
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --extra dev \
+		pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .stack data/core.duckdb* data/publish data/dagster data/shop data/lineage
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or later is needed: install it, or name it: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "Python's venv module is missing: install it (Debian: apt install python3-venv)"; exit 1; }
+	@echo "making the virtual environment $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@echo "installing $$(grep -c == requirements.lock) packages ..."
+	@$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
