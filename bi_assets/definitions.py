@@ -32,6 +32,4 @@ def definitions() -> dg.Definitions:
         schedules=jobs.statistics(platform),
         sensors=[kafka_cdc(platform)],
         executor=dg.in_process_executor,
-        # The terminal shows what is wrong; everything else is in the UI.
-        loggers={"console": dg.colored_console_logger.configured({"log_level": "WARNING"})},
     )

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+
+from confluent_kafka import KafkaException
 
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.kafka import KafkaSource
@@ -19,6 +22,8 @@ from bi_assets.outputs.publish import Published, publish
 from bi_assets.refresh.mart import Mart
 from bi_assets.refresh.refresh import Refreshed, compute, refresh
 from bi_assets.warehouse import Warehouse, transaction
+
+log = logging.getLogger(__name__)
 
 _LONGEST_RUN_SECONDS = 60.0
 _REFRESH_EVERY_SECONDS = 10.0
@@ -71,10 +76,20 @@ def sync(warehouse: Warehouse, progress: Progress = lambda done, left: None) -> 
 def linger(warehouse: Warehouse, idle: Idle, progress: Progress = lambda done, left: None) -> Outcome:
     """Land what there is, then wait for more; each batch restarts the wait.
 
-    Ends after `BI_LINGER_SECONDS` without news, or at the first rest after a minute. Where there is
-    much to land, the marts are refreshed every few seconds on the way.
+    Ends after `BI_LINGER_SECONDS` without news, at the first rest after a minute, or when the
+    broker goes away. Where there is much to land, the marts are refreshed every few seconds on the
+    way.
     """
     outcome = Outcome()
+    try:
+        _linger(warehouse, outcome, idle, progress)
+    except KafkaException as error:
+        log.warning("Kafka does not answer (%s); what had come has landed.", error.args[0].str())
+        _refresh(warehouse, outcome, scheduled=False)
+    return outcome
+
+
+def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Progress) -> None:
     started = refreshed_at = time.monotonic()
     quiet_after = started + warehouse.settings.linger_seconds
     stale = True  # a crash may have left something to refresh
@@ -96,7 +111,7 @@ def linger(warehouse: Warehouse, idle: Idle, progress: Progress = lambda done, l
             elif not stale and not source.has_news():
                 busy = idle()
                 if now - started > _LONGEST_RUN_SECONDS or (now > quiet_after and not busy):
-                    return outcome
+                    return
 
 
 def _land(warehouse: Warehouse, source: KafkaSource, batch: Batch, outcome: Outcome) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -53,7 +54,7 @@ def demo(settings: Settings, port: int, history_days: int) -> int:
     console.print(f"Dagster UI: http://{_LOOPBACK}:{port}   (Ctrl-C stops everything)")
     threading.Thread(target=_tell_of_the_shop, args=(shop,), daemon=True).start()
     threading.Thread(target=_show_first_results, args=(settings,), daemon=True).start()
-    return _wait([shop, dagster])
+    return _wait([dagster, shop])  # stopped in this order: whoever reads before whoever is read
 
 
 def _start_dagster(settings: Settings, port: int, extra: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -61,11 +62,14 @@ def _start_dagster(settings: Settings, port: int, extra: Mapping[str, str]) -> s
     home = (settings.data_dir / "dagster").resolve()
     home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_instance_file(), home / "dagster.yaml")
+    command = [sys.executable, "-m", "dagster", "dev", "--log-level", "warning"]
     return subprocess.Popen(
-        [sys.executable, "-m", "dagster", "dev", "--log-level", "warning",
-         "-h", _LOOPBACK, "-p", str(port), "-m", "bi_assets.definitions"],
-        env={**os.environ, "DAGSTER_HOME": str(home), **extra}, text=True, start_new_session=True,
-    )  # fmt: skip
+        [*command, "-h", _LOOPBACK, "-p", str(port), "-m", "bi_assets.definitions"],
+        # Dagster warns at each start that `dagster dev` has a successor.
+        env={**os.environ, "DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore::FutureWarning", **extra},
+        text=True,
+        start_new_session=True,
+    )
 
 
 def _instance_file() -> Path:
@@ -105,12 +109,12 @@ def _shop_address(shop: subprocess.Popen[str]) -> str:
 def _tell_of_the_shop(shop: subprocess.Popen[str]) -> None:
     """Print how the shop's history loads, then that it is live."""
     assert shop.stdout
-    told = 0.0
+    told, landed = time.monotonic(), 0
     for line in shop.stdout:
         event = json.loads(line)
-        if event["event"] == "history" and time.monotonic() - told > 2:
-            told = time.monotonic()
-            console.print(f"shop: {event['landed']:,} of {event['total']:,} changes of its history landed")
+        if event["event"] == "history" and time.monotonic() - told > 2 and event["landed"] != landed:
+            told, landed = time.monotonic(), event["landed"]
+            console.print(f"shop: {landed:,} of some {event['total']:,} changes of its history have landed")
         elif event["event"] == "live":
             console.print("shop: history is complete; from now on it changes live")
 
@@ -138,20 +142,12 @@ def _wait(processes: list[subprocess.Popen[str]]) -> int:
 
 
 def _stop(processes: list[subprocess.Popen[str]]) -> None:
-    """Stop processes and their children: politely, then not."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        for process in processes:
-            if number == signal.SIGINT and process.poll() is None:
-                process.send_signal(number)  # each stops its own children, in its own order
-            elif number != signal.SIGINT:
-                _signal_group(process, number)
-        deadline = time.monotonic() + _STOP_SECONDS / 3
-        while time.monotonic() < deadline and any(p.poll() is None for p in processes):
-            time.sleep(0.1)
-
-
-def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
+    """Stop processes one after the other: each stops its own children, or has them killed."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

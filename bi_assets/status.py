@@ -9,11 +9,13 @@ from confluent_kafka import KafkaException
 
 from bi_assets.errors import UserError
 from bi_assets.landing.kafka import KafkaSource
+from bi_assets.landing.land import COUNTS
 from bi_assets.landing.offsets import landed_offsets
 from bi_assets.sql import quote
 from bi_assets.warehouse import Warehouse
 
 Rows = list[dict[str, Any]]
+_TOTALS = ", ".join(f"coalesce(sum({name}), 0)::BIGINT AS {name}" for name in COUNTS)
 
 
 def status(warehouse: Warehouse) -> dict[str, Any]:
@@ -32,13 +34,9 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
             "marts": _marts(con, warehouse),
             "losses": _rows(con, "SELECT * FROM meta.losses ORDER BY noticed_at"),
             "schema_drift": _rows(con, "SELECT * FROM meta.drift ORDER BY table_name, column_name"),
-            "counts": _rows(con, """
-SELECT coalesce(sum(messages), 0)::BIGINT AS messages, coalesce(sum(landed), 0)::BIGINT AS landed,
-  coalesce(sum(duplicates), 0)::BIGINT AS duplicates, coalesce(sum(tombstones), 0)::BIGINT AS tombstones,
-  coalesce(sum(quarantined), 0)::BIGINT AS quarantined, coalesce(sum(repeated_hour), 0)::BIGINT AS repeated_hour,
-  coalesce(sum(missing_hour), 0)::BIGINT AS missing_hour FROM meta.batches""")[0],
+            "counts": _rows(con, f"SELECT {_TOTALS} FROM meta.batches")[0],
             "outside_partitions": _outside_partitions(con, warehouse),
-        }  # fmt: skip
+        }
         for row in _rows(con, "SELECT complete_through, as_of FROM meta.progress"):
             found |= row
         found["problems"] = _lag(con, warehouse, found["tables"])
@@ -76,7 +74,8 @@ def explain(warehouse: Warehouse, order_id: int) -> dict[str, Any]:
         patient = _rows(con, """
 SELECT u.*, o.date >= u.valid_from AND o.date < u.valid_to AS in_force
 FROM history.users u JOIN history.orders o ON o.user_id = u.id
-WHERE o.id = $id AND o.valid_to = TIMESTAMP '9999-12-31 00:00:00' ORDER BY u.version_no""", id=order_id)  # fmt: skip
+WHERE o.id = $id AND o.valid_to = TIMESTAMP '9999-12-31 00:00:00'
+ORDER BY u.version_no""", id=order_id)  # fmt: skip
         items = _rows(
             con, "SELECT * FROM history.order_items WHERE order_id = $id ORDER BY id, version_no", id=order_id
         )
@@ -140,9 +139,10 @@ def _lag(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, tables: Rows) -> 
             source.connect(lambda cluster: landed_offsets(con, cluster))
             lag = source.lag
             problems = [
-                f"{loss.partition.topic}/{loss.partition.number}: the broker has dropped offsets {loss.first} "
-                f"to {loss.last}, which have not landed." for loss in source.losses
-            ]  # fmt: skip
+                f"{loss.partition.topic}/{loss.partition.number}: the broker has dropped offsets "
+                f"{loss.first} to {loss.last}, which have not landed."
+                for loss in source.losses
+            ]
     except (UserError, KafkaException) as error:
         problems = [str(error)]
     for table in tables:

@@ -8,6 +8,8 @@ from bi_assets.refresh import refresh
 from bi_assets.warehouse import Warehouse
 
 MICRO_BATCH = "micro_batch"
+# The terminal shows what is wrong; everything else is in the UI.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 
 def micro_batch(change_data: dg.AssetsDefinition) -> UnresolvedAssetJobDefinition:
@@ -15,6 +17,7 @@ def micro_batch(change_data: dg.AssetsDefinition) -> UnresolvedAssetJobDefinitio
     return dg.define_asset_job(
         MICRO_BATCH,
         selection=dg.AssetSelection.assets(change_data),
+        config=_QUIET,
         description="Land what Kafka has, bring history and marts up to date, publish; then linger.",
     )
 
@@ -28,8 +31,7 @@ def statistics(warehouse: Warehouse) -> list[dg.ScheduleDefinition]:
 
 def _schedule(warehouse: Warehouse, name: str, cron: str) -> dg.ScheduleDefinition:
     job = dg.define_asset_job(
-        f"refresh_{name}",
-        selection=dg.AssetSelection.assets(keys.mart(name)) | dg.AssetSelection.assets(keys.PUBLISHED),
+        f"refresh_{name}", selection=dg.AssetSelection.assets(keys.mart(name)), config=_QUIET
     )
 
     @dg.schedule(
