@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import pymysql
+import pymysql  # type: ignore[import-untyped]
 
 from shop.schema import mysql_ddl
 from stack import connect, kafka, mariadb

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from shop.schema import DATABASE, TABLES
 from stack import fetch

@@ -1,5 +1,6 @@
 """Reading whole topics of a real broker."""
 
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ def read_topics(bootstrap_servers: str, names: Iterable[str] | None = None) -> l
     """Return every message that topics hold now, per partition in offset order.
 
     `names` None are all topics, internal ones included. Raises KafkaException for a broken
-    partition and AssertionError if a minute's half does not suffice.
+    partition and AssertionError if half a minute does not suffice.
     """
     consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "test-reader"})
     try:
@@ -41,14 +42,15 @@ def read_topics(bootstrap_servers: str, names: Iterable[str] | None = None) -> l
         consumer.assign(partitions)
         records: list[Record] = []
         # Positions and not counts: offsets also number the control records of transactions.
+        deadline = time.monotonic() + READ_SECONDS
+        # Positions and not counts: offsets also number the control records of transactions.
         while any(
             position.offset < ends[position.topic, position.partition]
             for position in consumer.position(partitions)
             if ends[position.topic, position.partition] > 0
         ):
-            batch = consumer.consume(10_000, timeout=READ_SECONDS)
-            assert batch, "the broker holds back messages"
-            records += [_record(message) for message in batch]
+            assert time.monotonic() < deadline, "the broker holds back messages"
+            records += [_record(message) for message in consumer.consume(1000, timeout=0.2)]
         return records
     finally:
         consumer.close()
