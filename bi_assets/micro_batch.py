@@ -14,6 +14,7 @@ from datetime import date
 
 from confluent_kafka import KafkaException
 
+from bi_assets.errors import UserError
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.kafka import KafkaSource
 from bi_assets.landing.land import Landed, land
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 
 _LONGEST_RUN_SECONDS = 60.0
 _REFRESH_EVERY_SECONDS = 10.0
+_NEW_TOPICS_EVERY_SECONDS = 2.0
 _WAIT_SECONDS = 0.5
+_SILENCE_SECONDS = 30.0
 
 
 @dataclass
@@ -56,19 +59,32 @@ def connected(warehouse: Warehouse) -> Iterator[KafkaSource]:
     settings = warehouse.settings
     topics = [settings.heartbeat_topic, *map(settings.topic, warehouse.contracts)]
     with KafkaSource(settings, topics) as source:
-        with warehouse.open() as con:
-            source.connect(lambda cluster: landed_offsets(con, cluster))
+        connect(warehouse, source)
         yield source
+
+
+def connect(warehouse: Warehouse, source: KafkaSource) -> None:
+    """Find the topics, and go on where each has landed."""
+    with warehouse.open() as con:
+        source.connect(lambda cluster: landed_offsets(con, cluster))
 
 
 def sync(warehouse: Warehouse, progress: Progress = lambda done, left: None) -> Outcome:
     """Land everything up to the end offsets of now, refresh every mart, publish."""
     outcome = Outcome()
     with connected(warehouse) as source:
+        answered = time.monotonic()
         while source.backlog:
             if batch := source.read(_WAIT_SECONDS):
                 _land(warehouse, source, batch, outcome)
                 progress(outcome.messages, source.backlog)
+                answered = time.monotonic()
+            elif time.monotonic() - answered > _SILENCE_SECONDS:
+                raise UserError(
+                    f"Kafka has {source.backlog} messages more and has sent none for "
+                    f"{_SILENCE_SECONDS:.0f} s: is the broker at {warehouse.settings.bootstrap_servers} "
+                    "still there? What had come has landed; run this again."
+                )
     _refresh(warehouse, outcome, scheduled=True)
     return outcome
 
@@ -90,7 +106,7 @@ def linger(warehouse: Warehouse, idle: Idle, progress: Progress = lambda done, l
 
 
 def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Progress) -> None:
-    started = refreshed_at = time.monotonic()
+    started = refreshed_at = looked_at = time.monotonic()
     quiet_after = started + warehouse.settings.linger_seconds
     stale = True  # a crash may have left something to refresh
     busy = False
@@ -103,8 +119,12 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Progre
                 if outcome.landed[-1].tables:
                     stale = True
                     quiet_after = time.monotonic() + warehouse.settings.linger_seconds
-            source.refresh_ends()
             now = time.monotonic()
+            if now - looked_at > _NEW_TOPICS_EVERY_SECONDS:
+                looked_at = now
+                if source.topics_changed():
+                    connect(warehouse, source)
+            source.refresh_ends()
             if stale and (not source.has_news() or now - refreshed_at > _REFRESH_EVERY_SECONDS):
                 _refresh(warehouse, outcome, scheduled=False)
                 stale, refreshed_at = False, time.monotonic()

@@ -137,6 +137,17 @@ class KafkaSource:
             self._partitions[tp.topic, tp.partition]: future.result().offset for tp, future in answers.items()
         }
 
+    def topics_changed(self) -> bool:
+        """Tell whether a topic or a partition has come or gone since `connect`; then connect again."""
+        metadata = self._consumer.list_topics(timeout=_ANSWER_SECONDS)
+        found = {
+            (name, number)
+            for name, topic in metadata.topics.items()
+            if name in self._topics and not topic.error
+            for number in topic.partitions
+        }
+        return found != set(self._partitions)
+
     def refresh_ends(self) -> None:
         """Ask the broker where the partitions end now."""
         self._ends = self._list_offsets(list(self._ends), _LATEST)

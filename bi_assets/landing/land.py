@@ -55,14 +55,15 @@ def land(
     con.execute("SET VARIABLE batch_id = $id", {"id": batch_id})
     con.execute("SET VARIABLE landed_at = $at::TIMESTAMP", {"at": batch.read_at})
     sources = {p.topic: p.source for p in batch.next_offsets}
-    counts: Counter[str] = Counter(messages=batch.n_messages)
+    counts: Counter[str] = Counter()
     tables: dict[str, int] = {}
     offsets.start_positions(con)
     for table, contract in contracts.items():
         topic = settings.topic(table)
-        messages = batch.messages.get(topic)
-        if messages is None:
+        if topic not in batch.messages:
             continue
+        messages = _not_landed(con, batch.messages[topic], topic, sources[topic])
+        counts["messages"] += messages.num_rows
         counts["tombstones"] += messages.column("value").null_count
         counts["quarantined"] += _decode(con, contract, topic, messages, settings)
         counts += _count_odd_hours(con)
@@ -99,6 +100,28 @@ COUNTS = (
     "repeated_hour",
     "missing_hour",
 )
+
+
+def _not_landed(
+    con: duckdb.DuckDBPyConnection, messages: pa.Table, topic: str, source: tuple[str, str]
+) -> pa.Table:
+    """Return the messages at or after their partition's landed offset.
+
+    All of them, but where another process has landed some since this one read them.
+    """
+    con.register("messages", messages)
+    landed = """SELECT partition, next_offset FROM meta.offsets
+      WHERE cluster_id = $cluster AND topic_id = $topic_id AND topic = $topic"""
+    at = {"cluster": source[0], "topic_id": source[1], "topic": topic}
+    (again,) = one(con, f"""
+SELECT count(*) FROM messages m JOIN ({landed}) o ON m.partition = o.partition
+WHERE m."offset" < o.next_offset""", at)  # fmt: skip
+    if again:
+        messages = con.execute(f"""
+SELECT m.* FROM messages m LEFT JOIN ({landed}) o ON m.partition = o.partition
+WHERE m."offset" >= coalesce(o.next_offset, 0) ORDER BY m.partition, m."offset\"""", at).to_arrow_table()  # fmt: skip
+    con.unregister("messages")
+    return messages
 
 
 def _decode(

@@ -97,7 +97,7 @@ def advance(con: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     con.execute("""
 CREATE OR REPLACE TEMP TABLE advanced AS
 SELECT m.cluster_id, m.topic_id, m.topic, m.partition,
-  coalesce(m.next_offset, o.next_offset, 0) AS next_offset,
+  coalesce(greatest(m.next_offset, o.next_offset), 0) AS next_offset,
   coalesce(m.end_offset, o.end_offset) AS end_offset,
   greatest(p.last_source_ts, o.last_source_ts) AS last_source_ts,
   CASE WHEN p.mark IS NULL THEN o.server_id ELSE p.server_id END AS server_id,

@@ -71,19 +71,24 @@ def key_token(contract: Contract, key: bytes | None, settings: Settings) -> str 
     try:
         fields = json.loads(key)
         values = {name: fields[name] for name in contract.key}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "unreadable:" + _digest(key, settings)[:16]
     tokens = []
     for column in contract.columns:
         if column.name in values:
             value = values[column.name]
             if not isinstance(value, int) and column.stored_type != "VARCHAR":
-                tokens.append("unreadable:" + _digest(str(value).encode(), settings)[:16])
+                tokens.append("unreadable:" + _digest(_bytes(value), settings)[:16])
             elif column.privacy == "pseudonym" and settings.pseudonym_key:
-                tokens.append(_digest(str(value).encode(), settings))
+                tokens.append(_digest(_bytes(value), settings))
             else:
-                tokens.append(str(value))
+                tokens.append(_bytes(value).decode())
     return ",".join(tokens)
+
+
+def _bytes(value: object) -> bytes:
+    """Return a value's text in UTF-8; half a surrogate pair becomes a question mark."""
+    return str(value).encode(errors="replace")
 
 
 def _digest(value: bytes, settings: Settings) -> str:

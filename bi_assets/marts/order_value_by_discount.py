@@ -64,8 +64,10 @@ def compute(inputs: Mapping[str, pl.DataFrame], context: Context) -> pl.DataFram
         )
         .select("discount_pct", "patient_id", value=pl.col("net_goods").cast(pl.Float64))
     )
-    patients = orders.group_by("discount_pct", "patient_id").agg(y=pl.col("value").sum(), x=pl.len())
-    levels = orders.group_by("discount_pct").agg(
+    patients = orders.group_by("discount_pct", "patient_id", maintain_order=True).agg(
+        y=pl.col("value").sum(), x=pl.len()
+    )
+    levels = orders.group_by("discount_pct", maintain_order=True).agg(
         n_orders=pl.len(),
         aov=pl.col("value").mean(),
         median_order_value=pl.col("value").median(),
@@ -73,7 +75,7 @@ def compute(inputs: Mapping[str, pl.DataFrame], context: Context) -> pl.DataFram
     )
     residual = pl.col("y") - pl.col("y").sum() / pl.col("x").sum() * pl.col("x")
     m = pl.len()
-    clusters = patients.group_by("discount_pct").agg(
+    clusters = patients.group_by("discount_pct", maintain_order=True).agg(
         n_patients=m,
         aov_mean_of_patients=(pl.col("y") / pl.col("x")).mean(),
         cluster_se=pl.when(m > 1).then((m / (m - 1) * (residual**2).sum()).sqrt() / pl.col("x").sum()),

@@ -40,8 +40,9 @@ def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings:
     started = time.monotonic()
     target = settings.published_file
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    draft.unlink(missing_ok=True)
+    for left_by_a_crash in target.parent.glob(f".{target.name}.*"):
+        left_by_a_crash.unlink()
+    draft = target.with_name(f".{target.name}.tmp")
     held_back = _failing(con) if target.exists() else {}
     con.execute(f"ATTACH {literal(str(draft))} AS draft (STORAGE_VERSION '{_STORAGE_VERSION}')")
     try:

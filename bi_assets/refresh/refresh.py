@@ -58,13 +58,18 @@ def create_tables(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart]) -> 
         if known.get(mart.name) == mart.digest:
             continue
         con.execute(f"DROP TABLE IF EXISTS {mart.table}")
-        if mart.sql:
-            con.execute(f"CREATE TABLE {mart.table} AS SELECT * FROM ({mart.sql}) LIMIT 0")
-        else:
-            columns = ", ".join(f"{column.name} {column.type}" for column in mart.columns)
-            con.execute(f"CREATE TABLE {mart.table} ({columns})")
+        create_table(con, mart)
         con.execute("DELETE FROM meta.marts WHERE name = ?", [mart.name])
         con.execute("INSERT INTO meta.marts VALUES (?, ?, NULL)", [mart.name, mart.digest])
+
+
+def create_table(con: duckdb.DuckDBPyConnection, mart: Mart) -> None:
+    """Make the empty table of a mart."""
+    if mart.sql:
+        con.execute(f"CREATE TABLE {mart.table} AS SELECT * FROM ({mart.sql}\n) LIMIT 0")
+    else:
+        columns = ", ".join(f"{column.name} {column.type}" for column in mart.columns)
+        con.execute(f"CREATE TABLE {mart.table} ({columns})")
 
 
 def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, scheduled: bool) -> list[Refreshed]:
@@ -100,7 +105,9 @@ def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | N
     if mart.sql:
         con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM ({mart.sql}) m{where}")
     else:
-        inputs = {name: con.sql(f"SELECT * FROM {name}").pl() for name in mart.inputs if "." in name}
+        inputs = {
+            name: con.sql(f"SELECT * FROM {name} ORDER BY ALL").pl() for name in mart.inputs if "." in name
+        }
         frame = mart.compute(inputs, Context(as_of=progress(con).as_of))
         con.register("frame", frame.to_arrow())
         con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM frame")
