@@ -78,14 +78,6 @@ class Reader:
             self._consumer.commit(asynchronous=False)
         return found
 
-    def available(self) -> int:
-        """Return how many messages the broker holds by now."""
-        ends = [
-            self._consumer.get_watermark_offsets(partition, timeout=10)
-            for partition in self._consumer.assignment()
-        ]
-        return sum(end[1] - end[0] for end in ends if end is not None)
-
     def commit_only(self, name: str, partition: int, offset: int) -> None:
         """Commit one offset and nothing else."""
         self._consumer.commit(offsets=[TopicPartition(name, partition, offset)], asynchronous=False)
