@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from bi_assets.errors import UserError
 from bi_assets.outputs.preview import first_results
-from bi_assets.settings import Settings
+from bi_assets.settings import Settings, read_env_file
 from bi_assets.terminal import console, print_table
 
 _LOOPBACK = "127.0.0.1"
@@ -45,9 +46,11 @@ def demo(settings: Settings, port: int, history_days: int) -> int:
     try:
         address = _shop_address(shop)
         console.print(f"Shop and Kafka broker: {address}")
-        dagster = _start_dagster(
-            settings, port, {"KAFKA_BOOTSTRAP_SERVERS": address, "BI_PSEUDONYM_KEY": key}
-        )
+        dagster = _start_dagster(settings, port, {
+            "KAFKA_BOOTSTRAP_SERVERS": address,
+            "BI_PSEUDONYM_KEY": key,
+            "BI_FIRST_DATE": os.environ.get("BI_FIRST_DATE") or str(_first_date(settings, history_days)),
+        })  # fmt: skip
     except BaseException:
         _stop([shop])
         raise
@@ -66,7 +69,15 @@ def _start_dagster(settings: Settings, port: int, extra: Mapping[str, str]) -> s
     return subprocess.Popen(
         [*command, "-h", _LOOPBACK, "-p", str(port), "-m", "bi_assets.definitions"],
         # Dagster warns at each start that `dagster dev` has a successor.
-        env={**os.environ, "DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore::FutureWarning", **extra},
+        env={
+            **read_env_file(),
+            **os.environ,
+            "DAGSTER_HOME": str(home),
+            "BI_DATA_DIR": str(settings.data_dir.resolve()),
+            "PYTHONWARNINGS": "ignore::FutureWarning",
+            **extra,
+        },
+        cwd=home,  # beside the checkout's dagster.yaml, Dagster would warn that it uses another one
         text=True,
         start_new_session=True,
     )
@@ -96,6 +107,15 @@ def _pseudonym_key(path: Path) -> str:
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32))
     return path.read_text()
+
+
+def _first_date(settings: Settings, history_days: int) -> date:
+    """Return the first day of the shop's history, so that the partitions begin with the data."""
+    first = settings.data_dir / "shop" / "first_date"
+    if not first.exists():
+        first.parent.mkdir(exist_ok=True)
+        first.write_text(str(datetime.now(UTC).date() - timedelta(days=history_days)))
+    return date.fromisoformat(first.read_text())
 
 
 def _shop_address(shop: subprocess.Popen[str]) -> str:

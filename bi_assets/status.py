@@ -33,6 +33,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
             "tables": _tables(con, warehouse),
             "marts": _marts(con, warehouse),
             "losses": _rows(con, "SELECT * FROM meta.losses ORDER BY noticed_at"),
+            "restarts": _rows(con, "SELECT * FROM meta.restarts ORDER BY noticed_at"),
             "schema_drift": _rows(con, "SELECT * FROM meta.drift ORDER BY table_name, column_name"),
             "counts": _rows(con, f"SELECT {_TOTALS} FROM meta.batches")[0],
             "outside_partitions": _outside_partitions(con, warehouse),
@@ -120,6 +121,8 @@ SELECT $name AS mart, (SELECT count(*) FROM {mart.table}) AS rows,
 
 
 def _outside_partitions(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> int:
+    if "orders_with_discount" not in warehouse.marts:
+        return 0
     (row,) = _rows(
         con,
         "SELECT count(*) AS n FROM marts.orders_with_discount WHERE order_date < $first "

@@ -24,7 +24,7 @@ WHERE i.valid_to = {OPEN_END} AND o.valid_to = {OPEN_END}"""
 # also answers for the time before it, when nothing is known yet.
 _ORDERS_OF_CHANGED_PATIENTS = f"""
 WITH versions AS (
-  SELECT id, version_no, valid_from, (practitioner_discount, practitioner_id, is_deleted,
+  SELECT id, version_no <= 1 AS is_first, valid_from, (practitioner_discount, practitioner_id, is_deleted,
     valid_from_is_exact) AS said, min(valid_to) AS first_end, max(valid_to) AS last_end,
     count(DISTINCT side) = 2 AS only_end_moved
   FROM changed_users GROUP BY ALL
@@ -32,7 +32,7 @@ WITH versions AS (
 intervals AS (
   SELECT id, last_end AS until, CASE
       WHEN only_end_moved THEN first_end
-      WHEN version_no <= 1 THEN {BEGINNING}
+      WHEN is_first THEN {BEGINNING}
       ELSE valid_from END AS since
   FROM versions
 )

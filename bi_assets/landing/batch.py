@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
@@ -48,7 +48,8 @@ class Batch:
     next_offsets: Mapping[Partition, int]
     end_offsets: Mapping[Partition, int]
     read_at: datetime
-    losses: Sequence[Loss] = field(default=())
+    losses: Sequence[Loss] = ()
+    restarts: Sequence[Restart] = ()
 
     @property
     def n_messages(self) -> int:
@@ -63,3 +64,15 @@ class Loss:
     partition: Partition
     first: int
     last: int
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A partition that ends before what has landed of it, at offset `landed`.
+
+    It was made anew, or cut short by a broker's failure; it is read again from offset `low`.
+    """
+
+    partition: Partition
+    landed: int
+    low: int

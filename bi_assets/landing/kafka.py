@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from bi_assets.errors import UserError
-from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Loss, Partition
+from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Loss, Partition, Restart
 from bi_assets.settings import CONSUMER_GROUP, Settings, read_properties
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class KafkaSource:
         self._next: dict[Partition, int] = {}
         self._ends: dict[Partition, int] = {}
         self._losses: list[Loss] = []
+        self._restarts: list[Restart] = []
 
     def __enter__(self) -> KafkaSource:
         return self
@@ -106,13 +107,25 @@ class KafkaSource:
         self._ends = self._list_offsets(found, _LATEST)
         resume = landed(cluster)
         for partition in found:
-            self._resume(partition, resume.get(partition), lows[partition])
+            self._next[partition] = self._resume(partition, resume.get(partition), lows[partition])
         self._consumer.assign([TopicPartition(p.topic, p.number, self._next[p]) for p in found])
 
-    def _resume(self, partition: Partition, landed: int | None, low: int) -> None:
-        if landed is not None and landed < low:
+    def _resume(self, partition: Partition, landed: int | None, low: int) -> int:
+        """Return the offset to read next; note what is wrong with it."""
+        if landed is None:
+            return low
+        if landed < low:
             self._lose(partition, landed, low)
-        self._next[partition] = low if landed is None else max(landed, low)
+            return low
+        if landed > self._ends[partition]:
+            log.warning(
+                "%s, partition %d ends at %d, before what has landed of it (%d): it was made anew or cut "
+                "short; reading it again from %d.",
+                partition.topic, partition.number, self._ends[partition], landed, low,
+            )  # fmt: skip
+            self._restarts.append(Restart(partition, landed, low))
+            return low
+        return landed
 
     def _lose(self, partition: Partition, landed: int, low: int) -> None:
         log.warning(
@@ -204,12 +217,14 @@ class KafkaSource:
             return None
         self._next.update(moved)
         losses, self._losses = self._losses, []
+        restarts, self._restarts = self._restarts, []
         return Batch(
             messages=tables,
             next_offsets=dict(self._next),
             end_offsets=dict(self._ends),
             read_at=datetime.now(UTC).replace(tzinfo=None),
             losses=losses,
+            restarts=restarts,
         )
 
     def _on_error(self, message: Message, error: KafkaError, moved: dict[Partition, int]) -> None:

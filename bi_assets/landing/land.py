@@ -57,6 +57,7 @@ def land(
     sources = {p.topic: p.source for p in batch.next_offsets}
     counts: Counter[str] = Counter()
     tables: dict[str, int] = {}
+    offsets.restart(con, batch.restarts, batch.read_at)
     offsets.start_positions(con)
     for table, contract in contracts.items():
         topic = settings.topic(table)
@@ -117,9 +118,10 @@ def _not_landed(
 SELECT count(*) FROM messages m JOIN ({landed}) o ON m.partition = o.partition
 WHERE m."offset" < o.next_offset""", at)  # fmt: skip
     if again:
-        messages = con.execute(f"""
+        messages = con.sql(f"""
 SELECT m.* FROM messages m LEFT JOIN ({landed}) o ON m.partition = o.partition
-WHERE m."offset" >= coalesce(o.next_offset, 0) ORDER BY m.partition, m."offset\"""", at).to_arrow_table()  # fmt: skip
+WHERE m."offset" >= coalesce(o.next_offset, 0) ORDER BY m.partition, m."offset"
+""", params=at).to_arrow_table()  # fmt: skip
     con.unregister("messages")
     return messages
 

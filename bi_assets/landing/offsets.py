@@ -13,7 +13,7 @@ from datetime import date, datetime, timedelta
 import duckdb
 import pyarrow as pa
 
-from bi_assets.landing.batch import Batch, Loss, Partition
+from bi_assets.landing.batch import Batch, Loss, Partition, Restart
 from bi_assets.landing.change_log import BINLOG_BASE, BINLOG_NUMBER
 from bi_assets.sql import one
 
@@ -25,6 +25,9 @@ SCHEMA = [
     """CREATE TABLE IF NOT EXISTS meta.losses (
         cluster_id VARCHAR, topic VARCHAR, partition INTEGER, first_offset BIGINT,
         last_offset BIGINT, noticed_at TIMESTAMP)""",
+    """CREATE TABLE IF NOT EXISTS meta.restarts (
+        cluster_id VARCHAR, topic VARCHAR, partition INTEGER, landed_offset BIGINT,
+        resumed_offset BIGINT, noticed_at TIMESTAMP)""",
     """CREATE TABLE IF NOT EXISTS meta.progress (
         complete_through TIMESTAMP, as_of DATE, heartbeat_at TIMESTAMP)""",
 ]
@@ -131,6 +134,21 @@ def record_losses(con: duckdb.DuckDBPyConnection, losses: Iterable[Loss], now: d
                 loss.last,
                 now,
             ],
+        )
+
+
+def restart(con: duckdb.DuckDBPyConnection, restarts: Iterable[Restart], now: datetime) -> None:
+    """Take partitions back to where they are read again; what comes twice is known by its position."""
+    for again in restarts:
+        at = again.partition
+        con.execute(
+            "UPDATE meta.offsets SET next_offset = ? "
+            "WHERE cluster_id = ? AND topic_id = ? AND topic = ? AND partition = ?",
+            [again.low, *at.source, at.topic, at.number],
+        )
+        con.execute(
+            "INSERT INTO meta.restarts VALUES (?, ?, ?, ?, ?, ?)",
+            [at.cluster_id, at.topic, at.number, again.landed, again.low, now],
         )
 
 

@@ -15,6 +15,9 @@ from bi_assets.refresh.mart import Mart
 from bi_assets.warehouse import Warehouse
 
 OWNERS = ["team:data"]
+# What a change touches is computed again in the same run; Dagster would call every other day of the
+# marts out of date, each time that a table changes.
+_SAME = dg.DataVersion("kept up to date by the micro-batch")
 
 
 def shop_tables(warehouse: Warehouse) -> list[dg.AssetSpec]:
@@ -94,6 +97,8 @@ def change_data(warehouse: Warehouse) -> dg.AssetsDefinition:
             reporter.report,
             progress=lambda done, left: context.log.info(f"landed {done} messages, {left} to come"),
         )
+        if outcome.published:
+            reporter.published(outcome.published)
         rows: dict[str, int] = {}
         for batch in outcome.landed:
             for table, n in batch.tables.items():
@@ -102,10 +107,12 @@ def change_data(warehouse: Warehouse) -> dg.AssetsDefinition:
             contract = warehouse.contracts[table]
             yield dg.MaterializeResult(
                 asset_key=keys.change_log(table),
+                data_version=_SAME,
                 metadata={"rows_landed": n, **metadata.same_columns(contract, keys.topic(table))},
             )
             yield dg.MaterializeResult(
                 asset_key=keys.history(table),
+                data_version=_SAME,
                 metadata={"changes": n, **metadata.same_columns(contract, keys.change_log(table))},
             )
 
@@ -125,7 +132,7 @@ def mart(warehouse: Warehouse, of: Mart) -> dg.AssetsDefinition:
         description=of.question,
         kinds={"duckdb", "sql" if of.sql else "python"},
         owners=OWNERS,
-        metadata=metadata.mart_schema(of)
+        metadata=metadata.mart_schema(warehouse, of)
         | metadata.mart_lineage(warehouse, of)
         | {"dagster/table_name": of.table, "grain": ", ".join(of.grain)},
         check_specs=[
@@ -159,12 +166,6 @@ def published(warehouse: Warehouse) -> dg.AssetsDefinition:
     def marts_duckdb() -> dg.MaterializeResult:  # type: ignore[type-arg]
         with warehouse.open() as con:
             result = publish(con, warehouse.marts, warehouse.settings)
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/uri": str(result.path.resolve()),
-                "bytes": result.size,
-                "seconds": round(result.seconds, 3),
-            }
-        )
+        return dg.MaterializeResult(metadata=metadata.published(result))
 
     return marts_duckdb

@@ -9,7 +9,8 @@ import dagster as dg
 from bi_assets.contracts.contract import Contract
 from bi_assets.landing.columns import stored_type
 from bi_assets.orchestration import keys
-from bi_assets.refresh.lineage import column_lineage
+from bi_assets.outputs.publish import Published
+from bi_assets.refresh.lineage import Source, column_lineage
 from bi_assets.refresh.mart import Mart
 from bi_assets.warehouse import Warehouse
 
@@ -38,21 +39,24 @@ def same_columns(contract: Contract, of: dg.AssetKey) -> dict[str, dg.TableColum
     return _lineage({name: [(of, name)] for name in contract.names})
 
 
-def mart_schema(mart: Mart) -> dict[str, dg.TableSchema]:
-    """Return the columns of a mart as its file declares them."""
-    return {
-        "dagster/column_schema": dg.TableSchema(
-            columns=[
-                dg.TableColumn(c.name, c.unit or c.type or "", description=c.meaning) for c in mart.columns
-            ]
-        )
-    }
+def mart_schema(warehouse: Warehouse, mart: Mart) -> dict[str, dg.TableSchema]:
+    """Return the columns of a mart as its file declares them, and in words what they are made of.
+
+    The open-source UI does not draw column lineage.
+    """
+    made_of = _made_of(warehouse, mart)
+    columns = []
+    for column in mart.columns:
+        unit = f" [{column.unit}]" if column.unit else ""
+        sources = ", ".join(f"{table}.{name}" for table, name in made_of.get(column.name, ()))
+        source = f" (from {sources})" if sources else ""
+        columns.append(dg.TableColumn(column.name, column.type or "", column.meaning + unit + source))
+    return {"dagster/column_schema": dg.TableSchema(columns=columns)}
 
 
 def mart_lineage(warehouse: Warehouse, mart: Mart) -> dict[str, dg.TableColumnLineage]:
     """Return which columns a mart's columns are made of; empty for a Python mart."""
-    cache = warehouse.settings.data_dir / "lineage"
-    found = column_lineage(mart, warehouse.marts, warehouse.contracts, cache)
+    found = _made_of(warehouse, mart)
     if not found:
         return {}
     return _lineage(
@@ -61,6 +65,20 @@ def mart_lineage(warehouse: Warehouse, mart: Mart) -> dict[str, dg.TableColumnLi
             for column, sources in found.items()
         }
     )
+
+
+def published(result: Published) -> dict[str, str | int | float]:
+    """Return what there is to say of a publication."""
+    return {
+        "dagster/uri": str(result.path.resolve()),
+        "bytes": result.size,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _made_of(warehouse: Warehouse, mart: Mart) -> dict[str, list[Source]]:
+    cache = warehouse.settings.data_dir / "lineage"
+    return column_lineage(mart, warehouse.marts, warehouse.contracts, cache)
 
 
 def _lineage(

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from bi_assets.orchestration import keys, metadata
+from bi_assets.outputs.publish import Published
 from bi_assets.refresh.mart import Check, Mart
 from bi_assets.refresh.refresh import CheckResult
 from bi_assets.warehouse import Warehouse
@@ -36,8 +37,9 @@ class Reporter:
         with self.warehouse.open() as con:
             rows = con.execute(
                 "SELECT mart, day, rows, refreshed_at, cause FROM meta.unreported "
-                "ORDER BY day DESC NULLS FIRST LIMIT ?",
-                [_AT_A_TIME],
+                # The newest day first, and a mart after those that it reads.
+                "ORDER BY day DESC NULLS FIRST, list_position($order, mart) LIMIT $n",
+                {"order": list(self.warehouse.marts), "n": _AT_A_TIME},
             ).fetchall()
             checks = con.execute(
                 "SELECT mart, name, breaches, checked_at FROM meta.checks WHERE NOT reported LIMIT ?",
@@ -64,10 +66,18 @@ class Reporter:
                 )
         return True
 
+    def published(self, result: Published) -> None:
+        """Report the analysts' file."""
+        told: dict[str, Any] = {
+            "run": dg.MetadataValue.dagster_run(self.run_id),
+            **metadata.published(result),
+        }
+        self.instance.report_runless_asset_event(dg.AssetMaterialization(keys.PUBLISHED, metadata=told))
+
     def _materialized(self, mart: Mart, day: date | None, rows: int, cause: str) -> None:
         if day and not self._is_partition(mart, day):
             return
-        told: dict[str, Any] = {"cause": cause, "run": self.run_id}
+        told: dict[str, Any] = {"cause": cause, "run": dg.MetadataValue.dagster_run(self.run_id)}
         told["dagster/partition_row_count" if day else "dagster/row_count"] = rows
         if mart.name not in self._described:
             self._described.add(mart.name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import duckdb
 
@@ -15,7 +16,7 @@ from bi_assets.refresh.refresh import create_table
 
 
 def bind(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart]) -> tuple[dict[str, Mart], list[str]]:
-    """Return the marts that hold, and what is wrong with the others.
+    """Return the marts that hold, with their columns' types, and what is wrong with the others.
 
     `con` is a scratch database with the source tables' schema; it gets the marts' tables.
     """
@@ -31,7 +32,9 @@ def bind(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart]) -> tuple[dic
         except duckdb.Error as error:
             faults.append(f"marts/{mart.file.name}{_line(mart, error)}: {_message(error)}")
             continue
-        sound[mart.name] = mart
+        types = {row[0]: row[1] for row in con.execute(f"DESCRIBE {mart.table}").fetchall()}
+        columns = tuple(replace(column, type=types[column.name]) for column in mart.columns)
+        sound[mart.name] = replace(mart, columns=columns)
     return sound, faults
 
 

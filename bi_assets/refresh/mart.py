@@ -45,7 +45,7 @@ class MartError(Exception):
 
 @dataclass(frozen=True)
 class MartColumn:
-    """A column of a mart. `type` is only declared by Python marts; SQL types itself."""
+    """A column of a mart. Python marts declare its `type`; that of SQL is known once it is bound."""
 
     name: str
     meaning: str
