@@ -20,6 +20,7 @@ OPENING_DAYS = 30
 """The opening holds this many days of trade: what the connector's snapshot finds."""
 
 _DAY = timedelta(days=1)
+_MOST_EAGER = truths.APPETITE_MOST * max(truths.ORDER_RATE.values())
 _ZERO = Decimal("0.00")
 
 
@@ -142,9 +143,8 @@ class Behaviour:
         rng = self._rng
         patients = len(self.world.patient_ids)
         season = season_of(day)
-        most_eager = truths.APPETITE_MOST * max(truths.ORDER_RATE.values())
         per_patient = {
-            "order_perhaps": truths.ORDERS_OVER_THE_COUNTER * most_eager * season,
+            "order_of": truths.ORDERS_OVER_THE_COUNTER * _MOST_EAGER * season,
             "prescribe_perhaps": truths.PRESCRIPTIONS * (7 / 5 if day.weekday() < 5 else 0.0),
             "change_discount": truths.DISCOUNT_CHANGES,
             "change_practitioner": truths.PRACTITIONER_CHANGES,
@@ -162,9 +162,15 @@ class Behaviour:
         if day.day == 1 and day.month in (1, 4, 7, 10):
             steps.append(Step(midnight + timedelta(minutes=5), "issue_vouchers", 0))
         for action, mean in expected.items():
-            for hour in rng.choices(range(24), truths.HOUR_WEIGHTS, k=_poisson(rng, mean)):
+            who: list[tuple[int, ...]] = [()] * _poisson(rng, mean)
+            if action == "order_of":
+                # As many ask as if everybody were most eager; only the eager ones come.
+                asked = (self._anybody() for _ in who)
+                who = [(patient.id,) for patient in asked if self._is_eager(patient, midnight)]
+            for part in who:
+                hour = rng.choices(range(24), truths.HOUR_WEIGHTS)[0]
                 past_hour = timedelta(milliseconds=rng.randrange(3_600_000))
-                steps.append(Step(midnight + timedelta(hours=hour) + past_hour, action, 0))
+                steps.append(Step(midnight + timedelta(hours=hour) + past_hour, action, 0, part))
         return sorted(steps)
 
     # --- The founding ---------------------------------------------------------------------
@@ -391,25 +397,24 @@ class Behaviour:
                     quantity -= 1
                 unit_price = price(product, patient.percent)
                 lines.append(Line(product["id"], quantity, unit_price, item_id))
-        return self._order_of(at, patient, lines) if lines else []
+        return self._sell(at, patient, lines) if lines else []
 
     # --- Orders ---------------------------------------------------------------------------
 
-    def _order_perhaps(self, at: datetime, _: Step) -> list[Change]:
-        patient = self._anybody()
-        return self._order_of(at, patient, []) if self._is_eager(patient, at) else []
+    def _order_of(self, at: datetime, step: Step) -> list[Change]:
+        patient = self.world.patients.get(step.part[0])
+        return self._sell(at, patient, []) if patient else []
 
     def _order(self, at: datetime, _: Step) -> list[Change]:
         patient = self._anybody()
         while not self._is_eager(patient, at):
             patient = self._anybody()
-        return self._order_of(at, patient, [])
+        return self._sell(at, patient, [])
 
     def _is_eager(self, patient: Patient, at: datetime) -> bool:
-        most = truths.APPETITE_MOST * max(truths.ORDER_RATE.values())
-        return self._rng.random() * most < patient.eagerness(at)
+        return self._rng.random() * _MOST_EAGER < patient.eagerness(at)
 
-    def _order_of(self, at: datetime, patient: Patient, prescribed: list[Line]) -> list[Change]:
+    def _sell(self, at: datetime, patient: Patient, prescribed: list[Line]) -> list[Change]:
         rng, world = self._rng, self.world
         method = rng.choices(list(world.shipping), truths.SHIPPING_WEIGHTS)[0]
         voucher = self._voucher(at, method)

@@ -98,8 +98,10 @@ def envelope(
 
 def key(table: str, image: Row) -> bytes:
     """Return the message key: the primary key's columns as JSON."""
-    columns = TABLES[table].by_name
-    return _json({name: _wire(columns[name], image[name]) for name in TABLES[table].key}).encode()
+    columns, names = TABLES[table].by_name, TABLES[table].key
+    if names == ("id",) and type(image["id"]) is int:  # nearly always, and half as dear
+        return b'{"id":%d}' % image["id"]
+    return _json({name: _wire(columns[name], image[name]) for name in names}).encode()
 
 
 def messages(

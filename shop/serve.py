@@ -33,7 +33,7 @@ _ENOUGH_WAITING = 5_000
 """Row changes in the binlog, not in Kafka yet, beyond which the history may wait."""
 _PAST_AT_ONCE = 500
 """Transactions of the past that are committed together."""
-_CONFIRM_SECONDS = 0.05
+_CONFIRM_SECONDS = 0.1
 _REPORT_SECONDS = 0.5
 _HEARTBEAT_SECONDS = 5.0
 _IDLE_SECONDS = 0.02
