@@ -51,9 +51,7 @@ def breach(column: Column, text: str, exists: str, json_type: str) -> tuple[str,
     conditions: list[str] = []
     words = f"{column.name} is not a valid {column.type}"
     if column.type in ("bigint", "int", "date") or column.type.startswith("datetime"):
-        # The text must be the number it became: ' 5', '5.5' and '0x10' would all be converted.
-        number = f"CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR)"
-        conditions.append(f"({text} IS NOT NULL AND ({plain} IS NULL OR {number} <> {text}))")
+        conditions.append(f"({not_integer(text)} OR ({text} IS NOT NULL AND {plain} IS NULL))")
     elif column.type == "varchar":
         suspicious = f"(left({text}, 1) IN ('{{', '[') OR {text} IN ('true', 'false'))"
         conditions.append(f"({suspicious} AND {json_type} <> 'VARCHAR')")
@@ -76,6 +74,15 @@ def breach(column: Column, text: str, exists: str, json_type: str) -> tuple[str,
         conditions.append(f"({text} IS NULL AND NOT {exists})")
         words += ", or the row has no such column"
     return "(" + " OR ".join(conditions) + ")", words
+
+
+def not_integer(text: str) -> str:
+    """Return SQL for "this text is not a whole number"; null is none, and no fault.
+
+    The text must be the number that it becomes: ' 5', '5.5' and '0x10' would all be converted.
+    """
+    number = f"CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR)"
+    return f"coalesce({number} <> {text}, {text} IS NOT NULL)"
 
 
 def datetime_texts(column: Column, text: str) -> tuple[str, str]:

@@ -9,14 +9,14 @@ null, or why the row can't be landed. Other forms (Avro) are further modules lik
 from __future__ import annotations
 
 from bi_assets.contracts.contract import Contract
-from bi_assets.landing.columns import breach, datetime_texts, stored_type, typed
+from bi_assets.landing.columns import breach, datetime_texts, not_integer, stored_type, typed
 from bi_assets.landing.wall_time import odd_hours
 from bi_assets.settings import Settings
 from bi_assets.sql import literal, quote
 
 _SOURCE = (
-    '{"ts_ms":"BIGINT","ts_us":"BIGINT","snapshot":"VARCHAR","server_id":"BIGINT",'
-    '"gtid":"VARCHAR","file":"VARCHAR","pos":"BIGINT","row":"BIGINT"}'
+    '{"ts_ms":"VARCHAR","ts_us":"VARCHAR","snapshot":"VARCHAR","server_id":"VARCHAR",'
+    '"gtid":"VARCHAR","file":"VARCHAR","pos":"VARCHAR","row":"VARCHAR"}'
 )
 _LATEST_MS = 253402300799999
 
@@ -46,7 +46,7 @@ def decode_sql(contract: Contract, topic: str, settings: Settings) -> str:
     """Return the statement that makes `decoded` from the relation `messages` of one topic."""
     pseudonym_key = settings.pseudonym_key
     image = "{" + ",".join(f'"{name}":"VARCHAR"' for name in contract.names) + "}"
-    envelope = f'{{"op":"VARCHAR","ts_ms":"BIGINT","before":{image},"after":{image},"source":{_SOURCE}}}'
+    envelope = f'{{"op":"VARCHAR","ts_ms":"VARCHAR","before":{image},"after":{image},"source":{_SOURCE}}}'
     columns = ",\n    ".join(
         f"{_value(contract, name, pseudonym_key)} AS {quote(name)}" for name in contract.names
     )
@@ -68,7 +68,9 @@ imaged AS (
     CASE WHEN e.op = 'd' THEN e.before ELSE e.after END AS image,
     CASE WHEN e.op = 'd' THEN '$.before' ELSE '$.after' END AS image_path,
     -- Some versions leave a snapshot row's time at 0; the envelope's is right there.
-    CASE WHEN e.op = 'r' AND coalesce(e.source.ts_ms, 0) = 0 THEN e.ts_ms ELSE e.source.ts_ms END AS ts_ms
+    CASE WHEN e.op = 'r' AND coalesce(e.source.ts_ms, '0') = '0' THEN e.ts_ms ELSE e.source.ts_ms END
+      AS ts_text,
+    TRY_CAST(ts_text AS BIGINT) AS ts_ms, TRY_CAST(e.source.ts_us AS BIGINT) AS ts_us
   FROM parsed
 )
 SELECT
@@ -76,10 +78,11 @@ SELECT
     CASE WHEN op = 'u' AND e.before IS NOT NULL THEN struct_pack({before}) END AS _before,
     op AS _op,
     CASE WHEN ts_ms NOT BETWEEN 1 AND {_LATEST_MS} THEN NULL
-         WHEN s.ts_us // 1000 = ts_ms THEN make_timestamp(s.ts_us)  -- finer, with GTIDs
+         WHEN ts_us // 1000 = ts_ms THEN make_timestamp(ts_us)  -- finer, with GTIDs
          ELSE make_timestamp(ts_ms * 1000) END AS _source_ts,
-    s.server_id AS _server_id, s.file AS _binlog_file, s.pos AS _binlog_pos,
-    coalesce(s.row, 0) AS _row, s.gtid AS _gtid, coalesce(s.snapshot, 'false') AS _snapshot,
+    TRY_CAST(s.server_id AS BIGINT) AS _server_id, s.file AS _binlog_file,
+    TRY_CAST(s.pos AS BIGINT) AS _binlog_pos, coalesce(TRY_CAST(s.row AS BIGINT), 0) AS _row,
+    s.gtid AS _gtid, coalesce(s.snapshot, 'false') AS _snapshot,
     {literal(topic)} AS _topic, partition AS _partition, "offset" AS _offset, timestamp_ms,
     {_odd_hours(contract, settings.source_timezone)},
     {_cause(contract)} AS _cause
@@ -136,12 +139,15 @@ def _cause(contract: Contract) -> str:
     for column in contract.columns:
         json_type = f"json_type(json, image_path || {literal('.' + column.name)})"
         causes.append(breach(column, f"image.{quote(column.name)}", _exists(column.name), json_type))
-    causes.append(
+    numbers = {"ts_ms": "ts_text", "server_id": "s.server_id", "pos": "s.pos", "row": "s.row"}
+    causes += [(not_integer(text), f"source.{name} is not a whole number") for name, text in numbers.items()]
+    causes += [
+        (f"coalesce(ts_ms NOT BETWEEN 1 AND {_LATEST_MS}, true)", "source.ts_ms is missing or no time"),
         (
-            f"coalesce(ts_ms NOT BETWEEN 1 AND {_LATEST_MS}, true)",
-            "source.ts_ms is missing or no time",
-        )
-    )
+            "op <> 'r' AND (s.pos IS NULL OR NOT coalesce(regexp_matches(s.file, '\\.[0-9]+$'), false))",
+            "source.file or source.pos is missing: the change has no place in the binlog",
+        ),
+    ]
     image_present = " AND ".join(f"image.{quote(name)} IS NOT NULL" for name in contract.key)
     breaches = " OR ".join(condition for condition, _ in causes[7 + len(contract.key) :])
     chain = " ".join(f"WHEN {condition} THEN {literal(words)}" for condition, words in causes)
