@@ -97,6 +97,7 @@ def change_data(warehouse: Warehouse) -> dg.AssetsDefinition:
             reporter.report,
             progress=lambda done, left: context.log.info(f"landed {done} messages, {left} to come"),
         )
+        reporter.finish()
         if outcome.published:
             reporter.published(outcome.published)
         rows: dict[str, int] = {}

@@ -8,8 +8,9 @@ left to land. A crash repeats a report and never loses one.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -21,6 +22,8 @@ from bi_assets.refresh.refresh import CheckResult
 from bi_assets.warehouse import Warehouse
 
 _AT_A_TIME = 5  # a tenth of a second: news does not wait longer than that
+_SETTLED_SECONDS = 10.0
+_FINISH_SECONDS = 2.0
 
 
 @dataclass
@@ -32,18 +35,25 @@ class Reporter:
     run_id: str
     _described: set[str] = field(default_factory=set)
 
-    def report(self) -> bool:
-        """Report a few of the newest partitions and checks; tell whether there are more."""
+    def report(self, settled_for: float = _SETTLED_SECONDS) -> bool:
+        """Report a few of the newest partitions and checks; tell whether there are more.
+
+        Only those that no batch has changed for so many seconds: a day that changes all the time is
+        reported once a run, not once a batch.
+        """
         with self.warehouse.open() as con:
+            settled = {"n": _AT_A_TIME, "until": _now() - timedelta(seconds=settled_for)}
             rows = con.execute(
                 "SELECT mart, day, rows, refreshed_at, cause FROM meta.unreported "
+                "WHERE refreshed_at <= $until "
                 # The newest day first, and a mart after those that it reads.
                 "ORDER BY day DESC NULLS FIRST, list_position($order, mart) LIMIT $n",
-                {"order": list(self.warehouse.marts), "n": _AT_A_TIME},
+                {"order": list(self.warehouse.marts), **settled},
             ).fetchall()
             checks = con.execute(
-                "SELECT mart, name, breaches, checked_at FROM meta.checks WHERE NOT reported LIMIT ?",
-                [_AT_A_TIME],
+                "SELECT mart, name, breaches, checked_at FROM meta.checks "
+                "WHERE NOT reported AND checked_at <= $until LIMIT $n",
+                settled,
             ).fetchall()
         if not rows and not checks:
             return False
@@ -65,6 +75,12 @@ class Reporter:
                     [name, check, at],
                 )
         return True
+
+    def finish(self) -> None:
+        """Report what is left, for some seconds; a later run reports the rest."""
+        deadline = time.monotonic() + _FINISH_SECONDS
+        while self.report(settled_for=0) and time.monotonic() < deadline:
+            pass
 
     def published(self, result: Published) -> None:
         """Report the analysts' file."""
@@ -107,6 +123,10 @@ class Reporter:
                     metadata=result.metadata or {},
                 )
             )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def check_result(mart: Mart, result: CheckResult) -> dg.AssetCheckResult:

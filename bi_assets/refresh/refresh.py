@@ -164,10 +164,16 @@ def _where(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | No
 
 def _check(con: duckdb.DuckDBPyConnection, mart: Mart, check: Check) -> CheckResult:
     (breaches,) = one(con, f"SELECT count(*) FROM ({check.breaches})")
+    # An outcome that Dagster knows already need not be told again.
+    (known,) = one(
+        con,
+        "SELECT count(*) > 0 FROM meta.checks WHERE mart = ? AND name = ? AND breaches = ? AND reported",
+        [mart.name, check.name, breaches],
+    )
     con.execute("DELETE FROM meta.checks WHERE mart = ? AND name = ?", [mart.name, check.name])
     con.execute(
-        "INSERT INTO meta.checks VALUES (?, ?, ?, ?, CAST(now() AS TIMESTAMP), false)",
-        [mart.name, check.name, check.severity, breaches],
+        "INSERT INTO meta.checks VALUES (?, ?, ?, ?, CAST(now() AS TIMESTAMP), ?)",
+        [mart.name, check.name, check.severity, breaches, known],
     )
     return CheckResult(check, breaches)
 
