@@ -42,7 +42,7 @@ def told_plainly(command: Callable[P, None]) -> Callable[P, None]:
                     "The disk is full: free some room where BI_DATA_DIR is, and run this again; "
                     "nothing that had landed is lost."
                 ) from error
-            if isinstance(error, PermissionError):
+            if isinstance(error, OSError) and error.filename:
                 raise click.ClickException(f"{error.filename}: {error.strerror}.") from error
             raise
 

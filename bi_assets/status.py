@@ -90,9 +90,11 @@ ORDER BY u.version_no""", id=order_id)  # fmt: skip
 
 
 def quarantined(warehouse: Warehouse) -> Rows:
-    """Return every message in quarantine, with its cause and what to do."""
+    """Return every message in quarantine: where it is in Kafka, its cause and what to do."""
     with warehouse.open() as con:
-        return _rows(con, 'SELECT * FROM cdc.quarantine ORDER BY topic, partition, "offset"')
+        return _rows(con, """
+SELECT topic, partition, "offset", key_token AS key, cause, what_to_do, quarantined_at
+FROM cdc.quarantine ORDER BY topic, partition, "offset\"""")  # fmt: skip
 
 
 def _tables(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Rows:

@@ -91,7 +91,7 @@ def change_data(warehouse: Warehouse) -> dg.AssetsDefinition:
 
     @dg.multi_asset(name="change_data", specs=specs, can_subset=False)
     def change_data(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
-        reporter = Reporter(warehouse, context.instance, context.run_id)
+        reporter = Reporter(warehouse, context.instance, context.run.run_id)
         outcome = linger(
             warehouse,
             reporter.report,

@@ -1,0 +1,1 @@
+"""Tests of the platform as Dagster sees it."""

@@ -1,0 +1,158 @@
+"""The terminal: what each command tells, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bi_assets.cli import main
+from shop.broker import EmbeddedBroker
+from tests import goldens
+
+NO_BROKER = "127.0.0.1:1"
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker() as broker:
+        for message in goldens.load("07a").messages:
+            broker.produce(message.topic, message.key, message.value, partition=message.partition)
+        broker.flush()
+        yield broker
+
+
+@pytest.fixture
+def environment(tmp_path: Path, broker: EmbeddedBroker) -> dict[str, str]:
+    return {
+        "BI_DATA_DIR": str(tmp_path),
+        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+        "COLUMNS": "200",
+    }
+
+
+def call(environment: dict[str, str], *words: str) -> Result:
+    return CliRunner().invoke(main, list(words), env=environment)
+
+
+def test_sync_prints_the_articles_twelve_averages(environment: dict[str, str]) -> None:
+    result = call(environment, "sync")
+    assert result.exit_code == 0, result.output
+    for row in goldens.load("07a").expected["expected"]:
+        assert str(row["avg_order_value"]) in result.output
+
+
+def test_sync_tells_its_counts_as_json(environment: dict[str, str]) -> None:
+    told = json.loads(call(environment, "sync", "--json").output)
+    assert told["messages"] == told["landed"] == len(goldens.load("07a").messages)
+    assert told["refreshed"]["avg_order_value_by_discount"] == {"rows": 12, "days": None}
+    assert Path(told["published"]).exists()
+
+
+def test_status_is_well_after_a_sync(environment: dict[str, str]) -> None:
+    call(environment, "sync")
+    result = call(environment, "status", "--json")
+    told = json.loads(result.output)
+    assert result.exit_code == 0
+    assert told["ok"] and not told["problems"]
+    (orders,) = [table for table in told["tables"] if table["table"] == "orders"]
+    assert (orders["changes"], orders["rows"], orders["lag"], orders["quarantined"]) == (26, 26, 0, 0)
+    assert "all is well" in call(environment, "status").output
+
+
+def test_status_tells_the_lag_before_a_sync(environment: dict[str, str]) -> None:
+    told = json.loads(call(environment, "status", "--json").output)
+    assert sum(table["lag"] or 0 for table in told["tables"]) == len(goldens.load("07a").messages)
+
+
+def test_status_fails_with_a_message_in_quarantine(
+    environment: dict[str, str], broker: EmbeddedBroker
+) -> None:
+    broker.produce("shop.shop.orders", b'{"id":99}', b"not json")
+    broker.flush()
+    call(environment, "sync")
+    result = call(environment, "status")
+    assert result.exit_code == 1
+    assert "1 messages are in quarantine" in result.output
+    (listed,) = json.loads(call(environment, "quarantine", "list", "--json").output)
+    assert (listed["topic"], listed["key"], listed["cause"]) == ("shop.shop.orders", "99", "not JSON")
+    assert listed["what_to_do"]
+
+
+def test_status_without_a_broker_says_so_and_still_shows_the_marts(environment: dict[str, str]) -> None:
+    call(environment, "sync")
+    result = call({**environment, "KAFKA_BOOTSTRAP_SERVERS": NO_BROKER}, "status", "--json")
+    told = json.loads(result.output)
+    assert result.exit_code == 1
+    assert any("No Kafka broker answers" in problem for problem in told["problems"])
+    assert {mart["mart"]: mart["rows"] for mart in told["marts"]}["orders_with_discount"] == 26
+
+
+def test_explain_shows_the_events_and_the_version_in_force(environment: dict[str, str]) -> None:
+    call(environment, "sync")
+    told = json.loads(call(environment, "explain", "1", "--json").output)
+    assert told["row"]["discount"] == "-4.00"
+    assert [event["_op"] for event in told["order_events"]] == ["c"]
+    assert [version["in_force"] for version in told["patient_versions"]].count(True) == 1
+    assert "-4.00" in call(environment, "explain", "1").output
+
+
+def test_explain_of_an_unknown_order_says_so(environment: dict[str, str]) -> None:
+    call(environment, "sync")
+    result = call(environment, "explain", "4711")
+    assert result.exit_code == 1
+    assert "No order 4711 has landed" in result.output
+
+
+def test_sync_without_a_broker_is_one_sentence(environment: dict[str, str]) -> None:
+    result = call({**environment, "KAFKA_BOOTSTRAP_SERVERS": NO_BROKER}, "sync")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: No Kafka broker answers at 127.0.0.1:1.")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("BI_TIMEZONE", "Mars/Base"), ("BI_FIRST_DATE", "yesterday"), ("BI_EXPORT_ROWS", "perhaps")],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    environment: dict[str, str], variable: str, value: str
+) -> None:
+    result = call({**environment, variable: value}, "status")
+    assert result.exit_code == 1
+    assert f"{variable}={value!r}" in result.output
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_taken_port_is_one_sentence(environment: dict[str, str], command: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = call(environment, command, "--port", port)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: Port {port} is taken by another program")
+
+
+@pytest.mark.parametrize("variable", ["BI_TIMEZONE", "BI_SOURCE_TIMEZONE", "BI_PSEUDONYM_KEY"])
+def test_what_belongs_to_the_data_cannot_be_changed_afterwards(
+    environment: dict[str, str], variable: str
+) -> None:
+    call(environment, "sync")
+    result = call({**environment, variable: "Europe/Berlin"}, "sync")
+    assert result.exit_code == 1
+    assert f"{variable} has changed" in result.output
+
+
+def test_a_data_dir_that_cannot_be_written_is_one_sentence(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    result = call({**environment, "BI_DATA_DIR": str(tmp_path / "file" / "data")}, "sync")
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    assert "Error:" in result.output
