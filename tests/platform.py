@@ -151,9 +151,7 @@ class Platform:
 
     def rows(self, relation: str) -> list[Row]:
         """Return all rows of a table or query, as column -> value."""
-        cursor = self.con.execute(f"FROM {relation}")
-        names = [column[0] for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return _fetched(self.con, relation)
 
     def value(self, sql: str) -> Any:
         """Return the only value that a query gives."""
@@ -178,6 +176,22 @@ def assert_as_the_oracle(
     return expected
 
 
+def published(settings: Settings) -> dict[str, list[Row]]:
+    """Open the published file as an analyst does; return the rows of each of its tables, sorted."""
+    with duckdb.connect(str(settings.published_file), read_only=True) as con:
+        return {name: _fetched(con, f"{name} ORDER BY ALL") for name in ("_meta", *marts())}
+
+
+def assert_published_as_the_oracle(
+    settings: Settings, messages: Sequence[Message], **zones: str
+) -> dict[str, list[Row]]:
+    """Compare the published file with the model, whose money has no more than two places."""
+    found = published(settings)
+    for name, rows in oracle.marts(messages, **zones).items():  # type: ignore[arg-type]
+        assert_rows(found[name], rows, marts()[name].grain, name)
+    return found
+
+
 def assert_rows(found: Sequence[Row], expected: Sequence[Row], grain: Sequence[str], name: str = "") -> None:
     """Compare the columns that `expected` has: floats by `TOLERANCE`, the others exactly."""
     got, wanted = _by(found, grain), _by(expected, grain)
@@ -189,6 +203,12 @@ def assert_rows(found: Sequence[Row], expected: Sequence[Row], grain: Sequence[s
         if not _equal(got[key][column], value)
     ]
     assert not different, "table, row, column, found, expected"
+
+
+def _fetched(con: duckdb.DuckDBPyConnection, relation: str) -> list[Row]:
+    cursor = con.execute(f"FROM {relation}")
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _by(rows: Sequence[Row], grain: Sequence[str]) -> dict[tuple[Any, ...], Row]:

@@ -1,0 +1,57 @@
+"""Runs `pharmacy-bi sync` over and over in processes of its own, and kills them: told what to do on stdin.
+
+Everything is imported first and each life is forked from that, so that a life costs what its work
+costs, not a second of imports. The driver itself never opens DuckDB or Kafka: what these keep in
+memory would not survive a fork.
+
+Each line of stdin is a number of seconds to live; the answer is `killed` or `done`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import traceback
+
+from bi_assets.cli import main as pharmacy_bi
+from bi_assets.landing import kafka
+
+BATCH_MESSAGES = 30
+"""Small, so that a life has many transactions to die in."""
+
+
+def main() -> None:
+    """Read how long to live, live, answer."""
+    kafka.BATCH_MESSAGES = BATCH_MESSAGES
+    for line in sys.stdin:
+        print(live(float(line)), flush=True)
+
+
+def live(seconds: float) -> str:
+    """Fork a process that syncs; kill it after these seconds unless it is done by then."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for the answers
+        try:
+            pharmacy_bi(["sync"], standalone_mode=False)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    handle = os.pidfd_open(child)
+    try:
+        ended, _, _ = select.select([handle], [], [], seconds)
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    finally:
+        os.close(handle)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return "killed"
+    return "done" if status == 0 else f"failed with status {status}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""SIGKILL of `pharmacy-bi sync` at any moment loses nothing and doubles nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from bi_assets.micro_batch import sync
+from bi_assets.settings import Settings
+from bi_assets.warehouse import Warehouse
+from shop.broker import EmbeddedBroker
+from tests.histories import TABLES, World
+from tests.oracle import Message
+from tests.platform import assert_published_as_the_oracle, contracts, marts, published
+
+KILLS = 55
+"""By each of two workers."""
+_ROUND = 60
+_LONGEST_LIFE = 60.0
+
+
+class Syncs:
+    """Starts `sync` processes, one at a time, and kills them."""
+
+    def __init__(self, driver: subprocess.Popen[str]) -> None:
+        self._driver = driver
+        self.kills = 0
+
+    def live(self, seconds: float) -> bool:
+        """Let a `sync` live for so long at most; tell whether it came to its end."""
+        assert self._driver.stdin and self._driver.stdout
+        print(seconds, file=self._driver.stdin, flush=True)
+        answer = self._driver.stdout.readline().strip()
+        assert answer in ("done", "killed"), answer
+        self.kills += answer == "killed"
+        return answer == "done"
+
+
+@contextmanager
+def syncs(settings: Settings) -> Iterator[Syncs]:
+    """Run the driver of `tests.crash_driver`."""
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.crash_driver"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={
+            **os.environ,
+            "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
+            "BI_DATA_DIR": str(settings.data_dir),
+        },
+        text=True,
+    )
+    try:
+        yield Syncs(driver)
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def produce(broker: EmbeddedBroker, messages: list[Message]) -> None:
+    for message in messages:
+        broker.produce(message.topic, message.key, message.value, partition=message.partition)
+    broker.flush()
+
+
+def log_rows(settings: Settings, table: str) -> list[tuple[Any, ...]]:
+    """Return the change log of a table, without what differs from run to run."""
+    with duckdb.connect(str(settings.core_file), read_only=True) as con:
+        return con.execute(
+            f"SELECT * EXCLUDE (_batch_id, _landed_at) FROM cdc.{table} ORDER BY _partition, _offset"
+        ).fetchall()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_sync_that_is_killed_again_and_again_ends_where_an_undisturbed_one_does(
+    seed: int, tmp_path: Path
+) -> None:
+    rng = random.Random(seed)
+    messages = World(seed, (30,) * 40).messages()
+    with EmbeddedBroker() as broker:
+        killed = Settings(bootstrap_servers=broker.bootstrap_servers, data_dir=tmp_path / "killed")
+        sent = rounds = 0
+        longest = 1.0
+        with syncs(killed) as runs:
+            while runs.kills < KILLS:
+                assert sent < len(messages), "the world is too small for so many kills"
+                produce(broker, messages[sent : sent + _ROUND])
+                sent += _ROUND
+                rounds += 1
+                ended = False
+                while not ended:
+                    ended = runs.live(rng.uniform(0.0, longest))
+                    # about as long as a whole sync, so that each of its moments is met
+                    longest *= 0.8 if ended else 1.1
+                    if killed.published_file.exists():
+                        assert len(published(killed)["_meta"]) == len(marts())
+            assert runs.live(_LONGEST_LIFE)
+        assert rounds > 3, "whole syncs came in between"
+
+        calm = Settings(bootstrap_servers=broker.bootstrap_servers, data_dir=tmp_path / "calm")
+        sync(Warehouse(calm, contracts(), marts()))
+    found = assert_published_as_the_oracle(killed, messages[:sent])
+    expected = published(calm)
+    assert {name: found[name] for name in marts()} == {name: expected[name] for name in marts()}
+    for table in TABLES:
+        assert log_rows(killed, table) == log_rows(calm, table)
