@@ -14,12 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from bi_assets.errors import UserError
 from bi_assets.outputs.preview import first_results
-from bi_assets.settings import Settings, read_env_file
+from bi_assets.settings import DEMO_FILE, Settings, read_env_file
 from bi_assets.terminal import console, print_table
 
 _LOOPBACK = "127.0.0.1"
@@ -37,20 +36,16 @@ def demo(settings: Settings, port: int, history_days: int) -> int:
     """Run the simulated shop, its broker and Dagster until Ctrl-C. Returns the exit code."""
     _check_port(port)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    key = settings.pseudonym_key or _pseudonym_key(settings.data_dir / "pseudonym.key")
     shop = subprocess.Popen(
         [sys.executable, "-m", "shop", "serve", "--with-parent",
          "--data-dir", str(settings.data_dir / "shop"), "--history-days", str(history_days)],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        address = _shop_address(shop)
+        address, first_date = _opened(shop)
         console.print(f"Shop and Kafka broker: {address}")
-        dagster = _start_dagster(settings, port, {
-            "KAFKA_BOOTSTRAP_SERVERS": address,
-            "BI_PSEUDONYM_KEY": key,
-            "BI_FIRST_DATE": os.environ.get("BI_FIRST_DATE") or str(_first_date(settings, history_days)),
-        })  # fmt: skip
+        _remember(settings, address, first_date)
+        dagster = _start_dagster(settings, port, {"KAFKA_BOOTSTRAP_SERVERS": address})
     except BaseException:
         _stop([shop])
         raise
@@ -101,28 +96,28 @@ def _check_port(port: int) -> None:
             ) from error
 
 
-def _pseudonym_key(path: Path) -> str:
-    """Return the demo's key for pseudonyms, made at the first start and kept private."""
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(32))
-    return path.read_text()
+def _remember(settings: Settings, address: str, first_date: str) -> None:
+    """Write what other commands need to find this demo: its broker, its key, its first partition.
+
+    The key for pseudonyms is made at the first start, and kept private.
+    """
+    file = settings.data_dir / DEMO_FILE
+    known = {"BI_PSEUDONYM_KEY": secrets.token_hex(32), "BI_FIRST_DATE": first_date, **read_env_file(file)}
+    known["KAFKA_BOOTSTRAP_SERVERS"] = address
+    file.touch(mode=0o600)
+    file.write_text("".join(f"{name}={value}\n" for name, value in known.items()))
 
 
-def _first_date(settings: Settings, history_days: int) -> date:
-    """Return the first day of the shop's history, so that the partitions begin with the data."""
-    first = settings.data_dir / "shop" / "first_date"
-    if not first.exists():
-        first.parent.mkdir(exist_ok=True)
-        first.write_text(str(datetime.now(UTC).date() - timedelta(days=history_days)))
-    return date.fromisoformat(first.read_text())
-
-
-def _shop_address(shop: subprocess.Popen[str]) -> str:
+def _opened(shop: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait until the shop is open; return its broker's address and the day of its first order."""
     assert shop.stdout
+    address = ""
     for line in shop.stdout:
-        if (event := json.loads(line)).get("event") == "ready":
-            return str(event["bootstrap_servers"])
+        event = json.loads(line)
+        if event["event"] == "ready":
+            address = event["bootstrap_servers"]
+        elif event["event"] == "opened":
+            return address, event["first_date"]
     raise UserError("The simulated shop did not start; the line above says why.")
 
 

@@ -1,7 +1,8 @@
 """Every setting of the platform: its default, its environment variable, its meaning.
 
-Settings come from the environment; a `.env` file in the working directory fills in what
-the environment leaves out.
+Settings come from the environment; a `.env` file in the working directory fills in what the
+environment leaves out, and `demo.env` in the data directory what that leaves out: it is how the
+commands find the demo's broker and key.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from bi_assets.errors import UserError
 
+DEMO_FILE = "demo.env"
 CONSUMER_GROUP = "pharmacy-bi"
 """Offsets are committed to this group as a courtesy to lag tools; they are never read back."""
 
@@ -45,6 +47,8 @@ class Settings:
         Errors: `UserError` naming the variable whose value cannot be used, and how to mend it.
         """
         given = dict(environ if environ is not None else {**read_env_file(), **os.environ})
+        data_dir = Path(given.get("BI_DATA_DIR") or cls.data_dir)
+        given = {**read_env_file(data_dir / DEMO_FILE), **given}
         values: dict[str, object] = {}
         for field in fields(cls):
             variable = VARIABLES[field.name]

@@ -1,7 +1,8 @@
 """The running shop: people, database, connector and broker in one process and one thread.
 
-The parent reads JSON lines on stdout: `ready` with the broker's address, `history`
-about twice a second while the past is replayed, `live` once it has landed, `stopped`.
+The parent reads JSON lines on stdout: `ready` with the broker's address, `opened` with the day
+of the shop's first order, `history` about twice a second while the past is replayed, `live` once
+it has landed, `stopped`.
 """
 
 import fcntl
@@ -21,7 +22,7 @@ from threading import Event
 from typing import Any
 
 from shop import truths
-from shop.behaviour import Behaviour
+from shop.behaviour import OPENING_DAYS, Behaviour
 from shop.broker import EmbeddedBroker
 from shop.change import Transaction
 from shop.connector import Connector
@@ -74,6 +75,7 @@ def serve(options: Options, stop: Event) -> None:
             stack.callback(shop.close)
             keeper = _Shopkeeper(options, shop, broker)
             stack.callback(keeper.connector.close)
+            _say("opened", first_date=keeper.first_date)
             keeper.work(stop)
     except (OSError, sqlite3.Error) as error:
         if isinstance(error, BrokenPipeError):
@@ -134,6 +136,11 @@ class _Shopkeeper:
                 has_reported_live = True
             if not busy:
                 stop.wait(_IDLE_SECONDS)
+
+    @property
+    def first_date(self) -> str:
+        """The day that the shop opened."""
+        return str((self._start - timedelta(days=OPENING_DAYS)).date())
 
     @property
     def _all_landed(self) -> bool:
