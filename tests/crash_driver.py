@@ -18,7 +18,7 @@ import traceback
 from bi_assets.cli import main as pharmacy_bi
 from bi_assets.landing import kafka
 
-BATCH_MESSAGES = 30
+BATCH_MESSAGES = 10
 """Small, so that a life has many transactions to die in."""
 
 

@@ -55,8 +55,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 _COLUMNS = {
-    "users": "id:int practitioner_id:int clinic_id:int practitioner_discount:number "
-    "register_date:time",
+    "users": "id:int practitioner_id:int clinic_id:int practitioner_discount:number register_date:time",
     "clinics": "id:int name:text",
     "practitioners": "id:int clinic_id:int practice_type:text modalities:text "
     "certifications:text registered_at:time",
@@ -65,8 +64,7 @@ _COLUMNS = {
     "products": "id:int brand_id:int name:text size:text availability:text "
     "wholesale_price:number rrp:number stock:int",
     "favourite_products": "user_id:int product_id:int",
-    "prescriptions": "id:int user_id:int practitioner_id:int issued_at:time "
-    "valid_until:date voided_at:time",
+    "prescriptions": "id:int user_id:int practitioner_id:int issued_at:time valid_until:date voided_at:time",
     "prescription_items": "id:int prescription_id:int product_id:int quantity:int "
     "repeats:int dosage_instructions:text removed_at:time",
     "orders": "id:int user_id:int practitioner_id:int clinic_id:int transaction_id:text "
@@ -300,11 +298,7 @@ def _same_row(one: Row | None, other: Row | None) -> bool:
 
 
 def _same_content(one: _Change, other: _Change) -> bool:
-    return (
-        one.op == other.op
-        and _same_row(one.before, other.before)
-        and _same_row(one.after, other.after)
-    )
+    return one.op == other.op and _same_row(one.before, other.before) and _same_row(one.after, other.after)
 
 
 # --- Changes -> history ----------------------------------------------------------------
@@ -347,9 +341,7 @@ def _versions(changes: Sequence[_Change]) -> list[Version]:
             Version(
                 number=drafts[-1].number + 1 if drafts else 1,
                 values=values,
-                valid_from=max(change.source_time, drafts[-1].valid_from)
-                if drafts
-                else change.source_time,
+                valid_from=max(change.source_time, drafts[-1].valid_from) if drafts else change.source_time,
                 valid_to=None,
                 is_exact=not change.is_snapshot,
                 is_deleted=change.op == "d",

@@ -159,8 +159,7 @@ def test_golden_07a_published_table() -> None:
     assert sum(row["n_orders"] for row in rows) == 24
     values = {int(-row["discount"]): row["avg_order_value"] for row in rows}
     steps = [
-        {"from_pct": pct, "to_pct": pct + 1, "step": values[pct + 1] - values[pct]}
-        for pct in range(4, 15)
+        {"from_pct": pct, "to_pct": pct + 1, "step": values[pct + 1] - values[pct]} for pct in range(4, 15)
     ]
     ups = sorted((s["step"] for s in steps if s["step"] > 0), reverse=True)
     for step in steps:
@@ -277,9 +276,7 @@ def test_a_rotated_binlog_starts_at_a_low_position_and_compares_by_number(log: L
 
 
 @pytest.mark.parametrize("change", [{"server_id": 2}, {"file": "replica.000001"}])
-def test_positions_of_another_server_or_base_name_do_not_compare(
-    log: Log, change: dict[str, Any]
-) -> None:
+def test_positions_of_another_server_or_base_name_do_not_compare(log: Log, change: dict[str, Any]) -> None:
     log.user("c", ..., -5, pos=900)
     log.user("u", -6, -7, pos=200, seconds=20, **change)
     log.user("u", -5, -6, pos=100, seconds=10, **change)
@@ -457,9 +454,7 @@ def test_no_discount_is_zero_without_a_sign(log: Log) -> None:
     assert (str(order["discount"]), str(order["discount_pct"])) == ("0.00", "0.00")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "quality"), [(0, "same_second"), (0.999, "same_second"), (1, "exact")]
-)
+@pytest.mark.parametrize(("seconds", "quality"), [(0, "same_second"), (0.999, "same_second"), (1, "exact")])
 def test_same_second_by_truncation(log: Log, seconds: float, quality: str) -> None:
     log.user("c", ..., -5)
     assert matched(log.order(seconds)) == (-5, "asof", quality)
@@ -526,9 +521,7 @@ def test_a_deleted_order_keeps_its_values_and_leaves_the_averages(log: Log) -> N
         ((2024, 1, 1, 0, 30), (2023, 12, 31, 23, 30)),
     ],
 )
-def test_wall_times_of_the_source_zone(
-    log: Log, wall: tuple[int, ...], utc: tuple[int, ...]
-) -> None:
+def test_wall_times_of_the_source_zone(log: Log, wall: tuple[int, ...], utc: tuple[int, ...]) -> None:
     log.order(date=datetime(*wall, tzinfo=UTC))  # type: ignore[misc,arg-type]
     (order,) = log.orders(source_timezone="Europe/Berlin")
     assert order["ordered_at"] == datetime(*utc)  # type: ignore[arg-type] # noqa: DTZ001

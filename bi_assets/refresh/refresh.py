@@ -75,18 +75,16 @@ def create_table(con: duckdb.DuckDBPyConnection, mart: Mart) -> None:
 def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, scheduled: bool) -> list[Refreshed]:
     """Compute what has been touched. Call it inside a transaction.
 
-    `scheduled` includes the marts that have a schedule, where their inputs have changed.
+    A mart that has a schedule is computed the first time, and then only where `scheduled`.
     """
     touched: dict[str, list[date]] = {}
     for kind, day in con.execute("SELECT DISTINCT kind, day FROM meta.touched ORDER BY ALL").fetchall():
         touched.setdefault(kind, []).append(day)
     done = []
     for mart in marts.values():
-        if mart.schedule and not scheduled:
-            continue
-        if not is_stale(con, mart):
-            continue
         computed, current = _versions(con, mart)
+        if computed is not None and (computed >= current or (mart.schedule and not scheduled)):
+            continue
         if not mart.partition or computed is None:
             done.append(compute(con, mart, None))
         elif days := touched.get(mart.partition):

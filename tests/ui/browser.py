@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.ui.waiting import until
@@ -23,12 +25,15 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-_SIZE = (1600, 1000)
-# Groups and nodes of the graph; of text, the first line is the name.
+SIZE = (1600, 1000)
+"""Width and height of the page, in CSS pixels, unless a test sets others."""
+
+# Groups and assets of the graph; the first line of their text is the name, or comes after a badge.
 _BOXES = """
 return [...document.querySelectorAll('svg foreignObject')].map(box => {
+  const lines = (box.querySelector('div')?.innerText ?? '').split('\\n').map(line => line.trim())
   const {left, right, top, bottom} = box.getBoundingClientRect()
-  return [box.innerText.trim().split('\\n')[0], left, right, top, bottom]
+  return [lines.find(line => line && !line.startsWith('Unsynced')), left, right, top, bottom]
 }).filter(box => box[0])"""
 
 
@@ -53,7 +58,6 @@ class Browser:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self._driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
-        self.resize(*_SIZE)
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the page, in CSS pixels."""
@@ -87,15 +91,24 @@ class Browser:
 
         until(visible, f"something to click at {xpath}")[0].click()
 
+    def press_alt(self, key: str) -> None:
+        """Press a key together with Alt: the site's shortcuts."""
+        ActionChains(self._driver).key_down(Keys.ALT).send_keys(key).key_up(Keys.ALT).perform()
+
     def boxes(self) -> list[Box]:
-        """Return the groups and assets that the lineage graph shows."""
-        return [Box(*box) for box in self._driver.execute_script(_BOXES)]
+        """Return the groups and assets that the lineage graph shows, from left to right."""
+        found = [Box(*box) for box in self._driver.execute_script(_BOXES)]
+        return sorted(found, key=lambda box: box.left)
 
     def remember(self, setting: str, value: object) -> None:
         """Set one of the preferences that the site keeps in the browser."""
         self._driver.execute_script(
             "localStorage.setItem(arguments[0], arguments[1])", setting, json.dumps(value)
         )
+
+    def forget(self) -> None:
+        """Drop all such preferences."""
+        self._driver.execute_script("localStorage.clear()")
 
     def shoot(self, file: Path) -> None:
         """Save a picture of the window, PNG."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ui.browser import Browser
+from tests.ui.browser import SIZE, Browser
 from tests.ui.demo import Demo
 
 _IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -43,7 +43,9 @@ def chromium(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 @pytest.fixture
 def browser(chromium: Browser) -> Iterator[Browser]:
     """Lend the browser to a test, after which it must have nothing to complain of."""
+    chromium.resize(*SIZE)
     yield chromium
+    chromium.forget()
     assert chromium.complaints() == []
 
 
