@@ -1,0 +1,1 @@
+"""Benchmarks: ratios to a baseline of the same run, on the machine that runs them."""
