@@ -15,10 +15,13 @@ import signal
 import sys
 import traceback
 
+import polars  # noqa: F401 - imported for the lives to come: a mart needs them
+import scipy.stats  # noqa: F401
+
 from bi_assets.cli import main as pharmacy_bi
 from bi_assets.landing import kafka
 
-BATCH_MESSAGES = 10
+BATCH_MESSAGES = 7
 """Small, so that a life has many transactions to die in."""
 
 

@@ -24,7 +24,7 @@ from tests.platform import assert_published_as_the_oracle, contracts, marts, pub
 
 KILLS = 55
 """By each of two workers."""
-_ROUND = 24
+_ROUND = 14
 _LONGEST_LIFE = 60.0
 
 
@@ -89,7 +89,7 @@ def test_a_sync_that_is_killed_again_and_again_ends_where_an_undisturbed_one_doe
     with EmbeddedBroker() as broker:
         killed = Settings(bootstrap_servers=broker.bootstrap_servers, data_dir=tmp_path / "killed")
         sent = rounds = 0
-        longest = 0.8
+        longest = 0.6
         with syncs(killed) as runs:
             while runs.kills < KILLS:
                 assert sent < len(messages), "the world is too small for so many kills"
