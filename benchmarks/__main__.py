@@ -163,7 +163,6 @@ def main() -> int:
     Console().print(table)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:,.0f} MB, the events included")
-    )
     return 0
 
 

@@ -36,6 +36,11 @@ return [...document.querySelectorAll('svg foreignObject')].map(box => {
   return [lines.find(line => line && !line.startsWith('Unsynced')), left, right, top, bottom]
 }).filter(box => box[0])"""
 
+_IS_COMPLETE = """
+const pictures = performance.getEntriesByType('resource').filter(e => ['css', 'img'].includes(e.initiatorType))
+const last = Math.max(0, ...pictures.map(e => e.responseEnd))
+return !document.body.innerText.includes('Loading') && performance.now() - last > 1500"""
+
 
 class Box(NamedTuple):
     """A group or an asset as the graph draws it, in CSS pixels of the window."""
@@ -111,7 +116,8 @@ class Browser:
         self._driver.execute_script("localStorage.clear()")
 
     def shoot(self, file: Path) -> None:
-        """Save a picture of the window, PNG."""
+        """Save a picture of the window, PNG, once the page is complete, its icons included."""
+        until(lambda: self._driver.execute_script(_IS_COMPLETE), "a page that loads nothing more")
         assert self._driver.save_screenshot(str(file))
 
     def complaints(self) -> list[str]:
