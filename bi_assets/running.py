@@ -50,7 +50,7 @@ def demo(settings: Settings, port: int, history_days: int) -> int:
         _stop([shop])
         raise
     console.print(f"Dagster UI: http://{_LOOPBACK}:{port}   (Ctrl-C stops everything)")
-    threading.Thread(target=_tell_of_the_shop, args=(shop,), daemon=True).start()
+    threading.Thread(target=_tell_of_the_shop, args=(shop, settings), daemon=True).start()
     threading.Thread(target=_show_first_results, args=(settings,), daemon=True).start()
     return _wait([dagster, shop])  # stopped in this order: whoever reads before whoever is read
 
@@ -121,7 +121,7 @@ def _opened(shop: subprocess.Popen[str]) -> tuple[str, str]:
     raise UserError("The simulated shop did not start; the line above says why.")
 
 
-def _tell_of_the_shop(shop: subprocess.Popen[str]) -> None:
+def _tell_of_the_shop(shop: subprocess.Popen[str], settings: Settings) -> None:
     """Print how the shop's history loads, then that it is live."""
     assert shop.stdout
     told, landed = time.monotonic(), 0
@@ -131,14 +131,25 @@ def _tell_of_the_shop(shop: subprocess.Popen[str]) -> None:
             told, landed = time.monotonic(), event["landed"]
             console.print(f"shop: {landed:,} of some {event['total']:,} changes of its history have landed")
         elif event["event"] == "live":
-            console.print("shop: history is complete; from now on it changes live")
+            console.print("shop: its history has landed; from now on it changes live")
+            _show_results(settings)
 
 
 def _show_first_results(settings: Settings) -> None:
-    """Print the first result table as soon as there is one."""
-    while not (found := first_results(settings.published_file)):
-        time.sleep(0.5)
-    for preview in found:
+    """Land what there is while Dagster is still starting, and print the first result table."""
+    environ = {**os.environ, "BI_DATA_DIR": str(settings.data_dir.resolve())}
+    while not first_results(settings.published_file):
+        subprocess.run(
+            [sys.executable, "-c", "from bi_assets.cli import main; main()", "sync", "--json"],
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
+    _show_results(settings)
+
+
+def _show_results(settings: Settings) -> None:
+    for preview in first_results(settings.published_file):
         print_table(preview.title, preview.columns, preview.rows)
 
 
