@@ -36,10 +36,11 @@ return [...document.querySelectorAll('svg foreignObject')].map(box => {
   return [lines.find(line => line && !line.startsWith('Unsynced')), left, right, top, bottom]
 }).filter(box => box[0])"""
 
-_IS_COMPLETE = """
-const pictures = performance.getEntriesByType('resource').filter(e => ['css', 'img'].includes(e.initiatorType))
-const last = Math.max(0, ...pictures.map(e => e.responseEnd))
-return !document.body.innerText.includes('Loading') && performance.now() - last > 1500"""
+_IS_AT_REST = """
+const pictures = performance.getEntriesByType('resource')
+  .filter(entry => ['css', 'img'].includes(entry.initiatorType))
+const last = Math.max(0, ...pictures.map(entry => entry.responseEnd))
+return !/Loading|Unsynced/.test(document.body.innerText) && performance.now() - last > 1500"""
 
 
 class Box(NamedTuple):
@@ -116,8 +117,8 @@ class Browser:
         self._driver.execute_script("localStorage.clear()")
 
     def shoot(self, file: Path) -> None:
-        """Save a picture of the window, PNG, once the page is complete, its icons included."""
-        until(lambda: self._driver.execute_script(_IS_COMPLETE), "a page that loads nothing more")
+        """Save a picture of the window, PNG, once all of it is there and between two runs' reports."""
+        until(lambda: self._driver.execute_script(_IS_AT_REST), "a page at rest", seconds=150)
         assert self._driver.save_screenshot(str(file))
 
     def complaints(self) -> list[str]:
