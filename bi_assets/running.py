@@ -50,8 +50,9 @@ def demo(settings: Settings, port: int, history_days: int) -> int:
         _stop([shop])
         raise
     console.print(f"Dagster UI: http://{_LOOPBACK}:{port}   (Ctrl-C stops everything)")
-    threading.Thread(target=_tell_of_the_shop, args=(shop, settings), daemon=True).start()
-    threading.Thread(target=_show_first_results, args=(settings,), daemon=True).start()
+    live = threading.Event()
+    threading.Thread(target=_tell_of_the_shop, args=(shop, settings, live), daemon=True).start()
+    threading.Thread(target=_land_the_history, args=(settings, live), daemon=True).start()
     return _wait([dagster, shop])  # stopped in this order: whoever reads before whoever is read
 
 
@@ -121,7 +122,7 @@ def _opened(shop: subprocess.Popen[str]) -> tuple[str, str]:
     raise UserError("The simulated shop did not start; the line above says why.")
 
 
-def _tell_of_the_shop(shop: subprocess.Popen[str], settings: Settings) -> None:
+def _tell_of_the_shop(shop: subprocess.Popen[str], settings: Settings, live: threading.Event) -> None:
     """Print how the shop's history loads, then that it is live."""
     assert shop.stdout
     told, landed = time.monotonic(), 0
@@ -131,26 +132,28 @@ def _tell_of_the_shop(shop: subprocess.Popen[str], settings: Settings) -> None:
             told, landed = time.monotonic(), event["landed"]
             console.print(f"shop: {landed:,} of some {event['total']:,} changes of its history have landed")
         elif event["event"] == "live":
+            live.set()
             console.print("shop: its history has landed; from now on it changes live")
             _show_results(settings)
 
 
-def _show_first_results(settings: Settings) -> None:
-    """Land what there is while Dagster is still starting, and print the first result table."""
+def _land_the_history(settings: Settings, live: threading.Event) -> None:
+    """Land the shop's history while Dagster is still starting, and print the first result table."""
     environ = {**os.environ, "BI_DATA_DIR": str(settings.data_dir.resolve())}
-    while not first_results(settings.published_file):
-        subprocess.run(
-            [sys.executable, "-c", "from bi_assets.cli import main; main()", "sync", "--json"],
-            env=environ,
-            stdout=subprocess.DEVNULL,
-            check=False,
-        )
-    _show_results(settings)
+    command = [sys.executable, "-c", "from bi_assets.cli import main; main()", "sync", "--json"]
+    shown = False
+    while not live.is_set():
+        if subprocess.run(command, env=environ, stdout=subprocess.DEVNULL, check=False).returncode:
+            return  # it has said why; Dagster goes on
+        shown = shown or _show_results(settings)
 
 
-def _show_results(settings: Settings) -> None:
-    for preview in first_results(settings.published_file):
+def _show_results(settings: Settings) -> bool:
+    """Print the result table, if there is one; tell whether there is."""
+    found = first_results(settings.published_file)
+    for preview in found:
         print_table(preview.title, preview.columns, preview.rows)
+    return bool(found)
 
 
 def _wait(processes: list[subprocess.Popen[str]]) -> int:
