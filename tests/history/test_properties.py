@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bi_assets.refresh.refresh import compute
 from bi_assets.settings import Settings
-from bi_assets.warehouse import transaction
+from bi_assets.sql import transaction
 from tests.histories import TABLES, World, interleaved, split, worlds
 from tests.oracle import Message
 from tests.platform import Platform, Tables, assert_as_the_oracle
