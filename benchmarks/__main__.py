@@ -30,7 +30,7 @@ from bi_assets.outputs.publish import publish
 from bi_assets.platform import warehouse
 from bi_assets.refresh.refresh import refresh
 from bi_assets.settings import Settings
-from bi_assets.warehouse import transaction
+from bi_assets.sql import transaction
 from shop.debezium import envelope
 
 ORDERS, PATIENTS, DISCOUNT_EVERY = 200_000, 5_000, 40
@@ -114,8 +114,7 @@ def through_the_platform(of: Sequence[Event], folder: Path) -> None:
         with platform.open() as con, transaction(con):
             land(con, batch, platform.contracts, platform.settings)
     with platform.open() as con:
-        with transaction(con):
-            refresh(con, platform.marts, scheduled=True)
+        refresh(con, platform.marts, scheduled=True)
         publish(con, platform.marts, platform.settings)
 
 

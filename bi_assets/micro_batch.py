@@ -22,7 +22,8 @@ from bi_assets.landing.offsets import landed_offsets
 from bi_assets.outputs.publish import Published, publish
 from bi_assets.refresh.mart import Mart
 from bi_assets.refresh.refresh import Refreshed, compute, refresh
-from bi_assets.warehouse import Warehouse, transaction
+from bi_assets.sql import transaction
+from bi_assets.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +145,7 @@ def _land(warehouse: Warehouse, source: KafkaSource, batch: Batch, outcome: Outc
 def _refresh(warehouse: Warehouse, outcome: Outcome, *, scheduled: bool) -> None:
     """Refresh what has been touched and publish, if anything was."""
     with warehouse.open() as con:
-        with transaction(con):
-            refreshed = refresh(con, warehouse.marts, scheduled=scheduled)
+        refreshed = refresh(con, warehouse.marts, scheduled=scheduled)
         outcome.refreshed += refreshed
         if refreshed or scheduled or not warehouse.settings.published_file.exists():
             outcome.published = publish(con, warehouse.marts, warehouse.settings)

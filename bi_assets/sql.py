@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
@@ -23,3 +25,15 @@ def one(con: duckdb.DuckDBPyConnection, sql: str, parameters: object = None) -> 
     if len(rows) != 1:
         raise LookupError(f"expected one row, found {len(rows)}: {sql}")
     return rows[0]
+
+
+@contextmanager
+def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All or nothing."""
+    con.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        con.execute("ROLLBACK")
+        raise
+    con.execute("COMMIT")

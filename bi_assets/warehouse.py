@@ -20,6 +20,7 @@ from bi_assets.landing.wall_time import macros
 from bi_assets.refresh import refresh
 from bi_assets.refresh.mart import Mart
 from bi_assets.settings import Settings
+from bi_assets.sql import transaction
 
 _PATIENCE_SECONDS = 60.0
 _SCHEMA_VERSION = "1"
@@ -91,18 +92,6 @@ class Warehouse:
             "BI_PSEUDONYM_KEY": _fingerprint(key) if key else "none",
             "schema": hashlib.sha256(shape.encode()).hexdigest(),
         }
-
-
-@contextmanager
-def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """All or nothing."""
-    con.execute("BEGIN")
-    try:
-        yield
-    except BaseException:
-        con.execute("ROLLBACK")
-        raise
-    con.execute("COMMIT")
 
 
 def _connect(path: str) -> duckdb.DuckDBPyConnection:

@@ -21,7 +21,8 @@ from bi_assets.landing.land import Landed, land
 from bi_assets.refresh.mart import Mart, load_marts
 from bi_assets.refresh.refresh import Refreshed, refresh
 from bi_assets.settings import Settings
-from bi_assets.warehouse import Warehouse, transaction
+from bi_assets.sql import transaction
+from bi_assets.warehouse import Warehouse
 from tests import oracle
 from tests.oracle import Message
 
@@ -146,8 +147,7 @@ class Platform:
 
     def refresh(self, *, scheduled: bool = True) -> list[Refreshed]:
         """Compute what has been touched."""
-        with transaction(self.con):
-            return refresh(self.con, self.marts, scheduled=scheduled)
+        return refresh(self.con, self.marts, scheduled=scheduled)
 
     def rows(self, relation: str) -> list[Row]:
         """Return all rows of a table or query, as column -> value."""

@@ -85,7 +85,10 @@ def load_contract(path: Path) -> Contract:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ContractError(f"{path.name}: not TOML: {error}.") from error
-    columns = tuple(_column(path, text, name, declared) for name, declared in raw.get("columns", {}).items())
+    declarations = raw.get("columns")
+    if not isinstance(declarations, dict):
+        raise ContractError(f"{path.name}, line {_line(text, 'columns')}: columns belong under [columns].")
+    columns = tuple(_column(path, text, name, declared) for name, declared in declarations.items())
     contract = Contract(
         table=path.stem,
         meaning=raw.get("meaning", ""),
@@ -117,8 +120,10 @@ def load_contracts(folder: Path = CONTRACTS) -> tuple[dict[str, Contract], list[
     return contracts, faults
 
 
-def _column(path: Path, text: str, name: str, declared: dict[str, Any]) -> Column:
+def _column(path: Path, text: str, name: str, declared: Any) -> Column:
     where = f"{path.name}, line {_line(text, name)}: column {name}"
+    if not isinstance(declared, dict):
+        raise ContractError(f"{where}: write it as {{ type = ..., privacy = ... }}.")
     unknown = set(declared) - {
         "type", "privacy", "meaning", "required", "not_null", "min", "max", "when_absent",
     }  # fmt: skip
@@ -139,13 +144,15 @@ def _column(path: Path, text: str, name: str, declared: dict[str, Any]) -> Colum
         meaning=declared.get("meaning", ""),
         required=declared.get("required", False),
         not_null=declared.get("not_null", False),
-        minimum=_bound(declared.get("min")),
-        maximum=_bound(declared.get("max")),
+        minimum=_bound(where, declared.get("min")),
+        maximum=_bound(where, declared.get("max")),
         when_absent=declared.get("when_absent"),
     )
 
 
-def _bound(value: object) -> Decimal | None:
+def _bound(where: str, value: object) -> Decimal | None:
+    if value is not None and not isinstance(value, int | float):
+        raise ContractError(f"{where}: min and max are numbers, not {value!r}.")
     return None if value is None else Decimal(str(value))
 
 

@@ -12,6 +12,7 @@ from bi_assets.orchestration import keys, metadata
 from bi_assets.orchestration.report import Reporter, check_result
 from bi_assets.outputs.publish import publish
 from bi_assets.refresh.mart import Mart
+from bi_assets.refresh.refresh import COMPUTES
 from bi_assets.warehouse import Warehouse
 
 OWNERS = ["team:data"]
@@ -137,7 +138,8 @@ def mart(warehouse: Warehouse, of: Mart) -> dg.AssetsDefinition:
         | metadata.mart_lineage(warehouse, of)
         | {"dagster/table_name": of.table, "grain": ", ".join(of.grain)},
         check_specs=[
-            dg.AssetCheckSpec(check.name, asset=key, description=check.sentence) for check in of.checks
+            dg.AssetCheckSpec(check.name, asset=key, description=check.sentence)
+            for check in (COMPUTES, *of.checks)
         ],
     )
     def compute_mart(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]

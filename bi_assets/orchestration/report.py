@@ -18,7 +18,7 @@ import dagster as dg
 from bi_assets.orchestration import keys, metadata
 from bi_assets.outputs.publish import Published
 from bi_assets.refresh.mart import Check, Mart
-from bi_assets.refresh.refresh import CheckResult
+from bi_assets.refresh.refresh import COMPUTES, CheckResult
 from bi_assets.warehouse import Warehouse
 
 _AT_A_TIME = 5  # a tenth of a second: news does not wait longer than that
@@ -36,7 +36,7 @@ class Reporter:
     _described: set[str] = field(default_factory=set)
 
     def report(self, settled_for: float = _SETTLED_SECONDS) -> bool:
-        """Report a few of the newest partitions and checks; tell whether there are more.
+        """Report a few of the partitions and checks; tell whether there are more.
 
         Only those that no batch has changed for so many seconds: a day that changes all the time is
         reported once a run, not once a batch.
@@ -46,8 +46,8 @@ class Reporter:
             rows = con.execute(
                 "SELECT mart, day, rows, refreshed_at, cause FROM meta.unreported "
                 "WHERE refreshed_at <= $until "
-                # The newest day first, and a mart after those that it reads.
-                "ORDER BY day DESC NULLS FIRST, list_position($order, mart) LIMIT $n",
+                # The newest day last, and a mart after those that it reads.
+                "ORDER BY day, list_position($order, mart) LIMIT $n",
                 {"order": list(self.warehouse.marts), **settled},
             ).fetchall()
             checks = con.execute(
@@ -111,7 +111,7 @@ class Reporter:
 
     def _checked(self, mart: str, name: str, breaches: int) -> None:
         found = self.warehouse.marts.get(mart)
-        check = next((c for c in found.checks if c.name == name), None) if found else None
+        check = next((c for c in (COMPUTES, *found.checks) if c.name == name), None) if found else None
         if found and check:
             result = check_result(found, CheckResult(check, breaches))
             self.instance.report_runless_asset_event(

@@ -172,7 +172,11 @@ def _split(path: Path, text: str) -> tuple[str, str | None]:
 
 def _column(path: Path, name: str, declared: Any) -> MartColumn:
     settings = {"meaning": declared} if isinstance(declared, str) else dict(declared)
-    column = MartColumn(name=name, **settings)
+    if unknown := set(settings) - {"meaning", "unit", "type"}:
+        raise MartError(f"{path.name}: column {name}: unknown setting {', '.join(sorted(unknown))}.")
+    column = MartColumn(name=name, meaning=settings.get("meaning", ""), **{
+        setting: value for setting, value in settings.items() if setting != "meaning"
+    })  # fmt: skip
     if column.unit not in UNITS:
         raise MartError(f"{path.name}: column {name}: unit {column.unit!r} is none of {UNITS}.")
     return column

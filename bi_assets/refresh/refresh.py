@@ -1,11 +1,12 @@
-"""Refresh: delete the partitions that need it, insert them anew, check them; one transaction.
+"""Refresh: delete the partitions that need it, insert them anew, check them.
 
-What needs it is written down when it is touched (`meta.touched`, `meta.versions`) and struck out
-in the same transaction that computes it, so that a crash leaves the work to the next run.
+What needs it is written down when it is touched (`meta.touched`, `meta.versions`), and struck out
+when every mart has been computed, so that a crash leaves the work to the next run.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -15,7 +16,7 @@ import duckdb
 from bi_assets.history.touched import AS_OF, set_version
 from bi_assets.landing.offsets import progress
 from bi_assets.refresh.mart import Check, Context, Mart
-from bi_assets.sql import one
+from bi_assets.sql import one, transaction
 
 SCHEMA = [
     # What each mart was computed from; none for a mart that was never computed.
@@ -28,6 +29,10 @@ SCHEMA = [
         mart VARCHAR, day DATE, rows BIGINT, refreshed_at TIMESTAMP, cause VARCHAR)""",
 ]
 _FEW_DAYS = 200
+COMPUTES = Check("computes", "The mart can be computed from its inputs.", breaches="")
+"""A check that every mart has; it fails where the computation does."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,13 @@ def create_tables(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart]) -> 
     for gone in set(known) - set(marts):
         con.execute(f"DROP TABLE IF EXISTS marts.{gone}")
         con.execute("DELETE FROM meta.marts WHERE name = ?", [gone])
+        con.execute("DELETE FROM meta.checks WHERE mart = ?", [gone])
     for mart in marts.values():
         if known.get(mart.name) == mart.digest:
             continue
         con.execute(f"DROP TABLE IF EXISTS {mart.table}")
         create_table(con, mart)
+        con.execute("DELETE FROM meta.checks WHERE mart = ?", [mart.name])
         con.execute("DELETE FROM meta.marts WHERE name = ?", [mart.name])
         con.execute("INSERT INTO meta.marts VALUES (?, ?, NULL)", [mart.name, mart.digest])
 
@@ -73,9 +80,11 @@ def create_table(con: duckdb.DuckDBPyConnection, mart: Mart) -> None:
 
 
 def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, scheduled: bool) -> list[Refreshed]:
-    """Compute what has been touched. Call it inside a transaction.
+    """Compute what has been touched, each mart in a transaction of its own.
 
-    A mart that has a schedule is computed the first time, and then only where `scheduled`.
+    A mart that has a schedule is computed the first time, and then only where `scheduled`. One that
+    fails on the data fails its check `computes`, keeps what it held, and is computed as a whole the
+    next time; the others go on. Call it outside a transaction.
     """
     touched: dict[str, list[date]] = {}
     for kind, day in con.execute("SELECT DISTINCT kind, day FROM meta.touched ORDER BY ALL").fetchall():
@@ -85,14 +94,19 @@ def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, schedu
         computed, current = _versions(con, mart)
         if computed is not None and (computed >= current or (mart.schedule and not scheduled)):
             continue
-        if not mart.partition or computed is None:
-            done.append(compute(con, mart, None))
-        elif days := touched.get(mart.partition):
-            done.append(compute(con, mart, days))
-        _computed(con, mart, current)
+        days = touched.get(mart.partition, []) if mart.partition and computed is not None else None
+        try:
+            with transaction(con):
+                if days is None or days:
+                    done.append(compute(con, mart, days))
+                    _leave_to_report(con, done[-1])
+                _computed(con, mart, current)
+        except Exception as error:
+            log.warning("%s could not be computed: %s", mart.name, error)
+            with transaction(con):
+                _record(con, mart, CheckResult(COMPUTES, 1))
+                con.execute("UPDATE meta.marts SET version = NULL WHERE name = ?", [mart.name])
     con.execute("DELETE FROM meta.touched")
-    for refreshed in done:
-        _leave_to_report(con, refreshed)
     return done
 
 
@@ -110,7 +124,9 @@ def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | N
         con.unregister("frame")
     con.execute(f"CREATE OR REPLACE TEMP VIEW refreshed AS SELECT * FROM {mart.table}{where}")
     (rows,) = one(con, "SELECT count(*) FROM refreshed")
-    checks = tuple(_check(con, mart, check) for check in mart.checks)
+    checks = (CheckResult(COMPUTES, 0), *(_check(con, check) for check in mart.checks))
+    for result in checks:
+        _record(con, mart, result)
     con.execute("DROP VIEW refreshed")
     return Refreshed(mart, rows, None if days is None else tuple(days), checks)
 
@@ -158,20 +174,24 @@ def _where(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | No
     )
 
 
-def _check(con: duckdb.DuckDBPyConnection, mart: Mart, check: Check) -> CheckResult:
+def _check(con: duckdb.DuckDBPyConnection, check: Check) -> CheckResult:
     (breaches,) = one(con, f"SELECT count(*) FROM ({check.breaches})")
+    return CheckResult(check, breaches)
+
+
+def _record(con: duckdb.DuckDBPyConnection, mart: Mart, result: CheckResult) -> None:
+    name, breaches = result.check.name, result.breaches
     # An outcome that Dagster knows already need not be told again.
     (known,) = one(
         con,
         "SELECT count(*) > 0 FROM meta.checks WHERE mart = ? AND name = ? AND breaches = ? AND reported",
-        [mart.name, check.name, breaches],
+        [mart.name, name, breaches],
     )
-    con.execute("DELETE FROM meta.checks WHERE mart = ? AND name = ?", [mart.name, check.name])
+    con.execute("DELETE FROM meta.checks WHERE mart = ? AND name = ?", [mart.name, name])
     con.execute(
         "INSERT INTO meta.checks VALUES (?, ?, ?, ?, CAST(now() AS TIMESTAMP), ?)",
-        [mart.name, check.name, check.severity, breaches, known],
+        [mart.name, name, result.check.severity, breaches, known],
     )
-    return CheckResult(check, breaches)
 
 
 def _leave_to_report(con: duckdb.DuckDBPyConnection, refreshed: Refreshed) -> None:

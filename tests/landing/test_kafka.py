@@ -15,7 +15,8 @@ from bi_assets.landing.land import land
 from bi_assets.landing.offsets import landed_offsets
 from bi_assets.micro_batch import sync
 from bi_assets.settings import Settings
-from bi_assets.warehouse import Warehouse, transaction
+from bi_assets.sql import transaction
+from bi_assets.warehouse import Warehouse
 from shop.broker import EmbeddedBroker
 from tests.histories import TABLES
 from tests.landing.messages import Log, order, user

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from bi_assets.landing.land import COUNTS, land
-from bi_assets.warehouse import transaction
+from bi_assets.sql import transaction
 from tests.histories import TABLES, World
 from tests.landing.messages import Log, order, user
 from tests.platform import Platform

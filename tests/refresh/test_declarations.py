@@ -18,7 +18,8 @@ from bi_assets.platform import warehouse
 from bi_assets.refresh.mart import MARTS, load_marts
 from bi_assets.refresh.refresh import refresh
 from bi_assets.settings import Settings
-from bi_assets.warehouse import Warehouse, transaction
+from bi_assets.sql import transaction
+from bi_assets.warehouse import Warehouse
 from tests.landing.messages import Log, order, user
 from tests.platform import Platform, marts
 
@@ -155,8 +156,7 @@ def test_a_new_sql_file_is_a_new_table_published_with_its_question(
     platform.prepare(opened)
     with Platform() as batches, transaction(opened):
         land(opened, batches.batch(log.messages), platform.contracts, platform.settings)
-    with transaction(opened):
-        refresh(opened, platform.marts, scheduled=True)
+    refresh(opened, platform.marts, scheduled=True)
     publish(opened, platform.marts, platform.settings)
     with duckdb.connect(str(platform.settings.published_file), read_only=True) as con:
         assert con.execute("FROM orders_of_patients").fetchall() == [(1, 2)]
@@ -169,13 +169,14 @@ def test_a_mart_whose_file_changed_is_computed_again_as_a_whole(
 ) -> None:
     repository.add("orders_of_patients.sql", GOOD)
     first = repository.warehouse()
-    with first.open() as con, Platform() as batches, transaction(con):
-        land(con, batches.batch(log.messages), first.contracts, first.settings)
+    with first.open() as con, Platform() as batches:
+        with transaction(con):
+            land(con, batches.batch(log.messages), first.contracts, first.settings)
         refresh(con, first.marts, scheduled=True)
     repository.add("orders_of_patients.sql", GOOD.replace("count(*) AS", "10 * count(*) AS"))
     warehouse.cache_clear()  # a program that starts anew reads the files anew
     second = repository.warehouse()
-    with second.open() as con, transaction(con):
+    with second.open() as con:
         refreshed = refresh(con, second.marts, scheduled=True)
         assert [r.mart.name for r in refreshed] == ["orders_of_patients"]
         assert con.execute("FROM marts.orders_of_patients").fetchall() == [(1, 20)]
@@ -190,7 +191,7 @@ def test_a_check_that_is_taken_out_of_the_file_holds_nothing_back_any_more(
         with platform.open() as con:
             with Platform() as batches, transaction(con):
                 land(con, batches.batch(log.messages), platform.contracts, platform.settings)
-                refresh(con, platform.marts, scheduled=True)
+            refresh(con, platform.marts, scheduled=True)
             publish(con, platform.marts, platform.settings)
         with duckdb.connect(str(platform.settings.published_file), read_only=True) as con:
             return con.execute("SELECT n_orders FROM orders_of_patients").fetchall()
@@ -225,8 +226,7 @@ def test_a_mart_that_fails_on_the_data_does_not_stop_the_others(
     platform.prepare(opened)
     with Platform() as batches, transaction(opened):
         land(opened, batches.batch(log.messages), platform.contracts, platform.settings)
-    with transaction(opened):
-        refresh(opened, platform.marts, scheduled=True)
+    refresh(opened, platform.marts, scheduled=True)
     assert opened.execute("SELECT count(*) FROM marts.orders_with_discount").fetchall() == [(2,)]
 
 
