@@ -131,7 +131,12 @@ def mart(warehouse: Warehouse, of: Mart) -> dg.AssetsDefinition:
         partitions_def=keys.partitions(of, warehouse.settings),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name="marts",
-        description=of.question,
+        description=f"{of.question} Kept fresh by "
+        + (
+            "its schedule."
+            if of.schedule
+            else "the micro-batch: only what a change touches is computed again."
+        ),
         kinds={"duckdb", "sql" if of.sql else "python"},
         owners=OWNERS,
         metadata=metadata.mart_schema(warehouse, of)
