@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test test-fast test-stack test-ui lint bench lock clean
+.PHONY: run test test-duckdb-1.5 test-stack test-ui lint bench lock clean
 .DEFAULT_GOAL := run
 
 run: $(INSTALLED)  ## the whole platform with an embedded broker and a simulated shop
@@ -14,6 +14,14 @@ run: $(INSTALLED)  ## the whole platform with an embedded broker and a simulated
 
 test: $(INSTALLED) lint  ## lint, types and every test that needs neither servers nor a browser
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not stack and not ui"
+
+test-duckdb-1.5: $(INSTALLED)  ## the heart of it on the older DuckDB that we promise to run on
+	@test -d .venv-duckdb15 || $(PYTHON) -m venv .venv-duckdb15
+	@$(BIN)/uv pip sync --quiet --python .venv-duckdb15/bin/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --python .venv-duckdb15/bin/python --no-deps duckdb==1.5.6
+	@$(BIN)/uv pip install --quiet --python .venv-duckdb15/bin/python --no-deps --no-build-isolation -e .
+	.venv-duckdb15/bin/pytest -n 2 tests/refresh tests/outputs tests/landing/test_land.py \
+		tests/landing/test_offsets.py tests/history/test_touched.py tests/test_cli.py
 
 test-stack: $(INSTALLED)  ## the real chain: MariaDB, Debezium, Kafka (Java 17, Maven, mariadbd)
 	$(BIN)/python -m stack fetch

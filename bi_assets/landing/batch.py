@@ -14,7 +14,7 @@ MESSAGE_SCHEMA = pa.schema(
         ("offset", pa.int64()),
         ("timestamp_ms", pa.int64()),
         ("key", pa.binary()),
-        ("value", pa.binary_view()),
+        ("value", pa.large_binary()),
     ]
 )
 """Grain: message. Rows of a partition come in offset order, each offset once."""

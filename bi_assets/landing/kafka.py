@@ -262,7 +262,7 @@ def _table(messages: list[Message]) -> pa.Table:
             pa.array([m.offset() for m in messages], pa.int64()),
             pa.array([m.timestamp()[1] for m in messages], pa.int64()),
             pa.array([m.key() for m in messages], pa.binary()),
-            pa.array([m.value() for m in messages], pa.binary_view()),
+            pa.array([m.value() for m in messages], pa.large_binary()),
         ],
         schema=MESSAGE_SCHEMA,
     )
