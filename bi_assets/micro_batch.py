@@ -31,6 +31,7 @@ _LONGEST_RUN_SECONDS = 60.0
 _REFRESH_EVERY_SECONDS = 10.0
 _NEW_TOPICS_EVERY_SECONDS = 2.0
 _WAIT_SECONDS = 0.5
+_GLANCE_SECONDS = 0.02  # when there is other work to do
 _SILENCE_SECONDS = 30.0
 
 
@@ -113,7 +114,7 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Progre
     busy = False
     with connected(warehouse) as source:
         while True:
-            batch = source.read(0 if stale or busy else _WAIT_SECONDS)
+            batch = source.read(_GLANCE_SECONDS if stale or busy else _WAIT_SECONDS)
             if batch:
                 _land(warehouse, source, batch, outcome)
                 progress(outcome.messages, source.backlog)
