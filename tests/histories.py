@@ -100,6 +100,7 @@ class _Connector:
         self._now = _START
         self._server, self._file, self._pos, self._row = 1, 1, 1_000, 0
         self._base = "binlog"
+        self._snapshots = self._rng.random() < 0.7
         self._sent: list[_Change] = []
         self._state: dict[str, dict[int, Row]] = {table: {} for table in TABLES}
         self._messages: list[Message] = []
@@ -110,9 +111,9 @@ class _Connector:
             self._rotate: 0.03,
             self._fail_over: 0.01,
             self._restart: 0.03,
-            self._snapshot_again: 0.01,
+            self._snapshot_again: 0.01 if self._snapshots else 0,
         }
-        unborn = self._snapshot if self._rng.random() < 0.5 else None
+        unborn = self._snapshot if self._snapshots and self._rng.random() < 0.7 else None
         alive = list(self._histories)
         history = self._rng.choice(alive) if alive else None
         while alive:
@@ -191,9 +192,13 @@ class _Connector:
         self._pos, self._row = 4, 0
 
     def _fail_over(self) -> None:
-        """Another server: its positions can't be compared with those before."""
+        """Another server: its positions can't be compared with those before.
+
+        A snapshot row names no server; only the binlog's name can tell which one it is of.
+        """
         self._server += 1
-        self._base = self._rng.choice([self._base, "mysql-bin", "binlog"])
+        named = f"mysql-bin-{self._server}"
+        self._base = named if self._snapshots else self._rng.choice(["binlog", "mysql-bin", named])
         self._file, self._pos, self._row = self._rng.randint(1, 3), self._rng.randint(4, 2_000), 0
 
     def _restart(self) -> None:

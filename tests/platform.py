@@ -202,7 +202,7 @@ def assert_rows(found: Sequence[Row], expected: Sequence[Row], grain: Sequence[s
         for column, value in row.items()
         if not _equal(got[key][column], value)
     ]
-    assert not different, "table, row, column, found, expected"
+    assert not different, f"table, row, column, found, expected: {different[:10]}"
 
 
 def _fetched(con: duckdb.DuckDBPyConnection, relation: str) -> list[Row]:
