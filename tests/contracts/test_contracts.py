@@ -12,6 +12,8 @@ from bi_assets.contracts.contract import CONTRACTS, load_contracts
 from bi_assets.platform import warehouse
 from bi_assets.settings import Settings
 from shop.schema import TABLES
+from tests.landing.messages import Log, user
+from tests.platform import Platform
 
 FAULTS = {
     "not TOML": ('\nkey == ["id"]', ["brands.toml", "line 2"]),
@@ -132,3 +134,11 @@ def test_a_new_contract_is_a_new_table(folder: Path, tmp_path: Path) -> None:
         platform.prepare(con)
         for schema in ("cdc", "history", "state"):
             con.execute(f"SELECT id, name FROM {schema}.suppliers")
+
+
+def test_the_other_tables_land_where_the_contract_of_orders_is_faulty() -> None:
+    log = Log()
+    log.change("users", "c", None, user(1))
+    log.change("users", "u", user(1), user(1, -6.0))
+    with Platform(tables=["users"], marts_of={}) as platform:
+        assert platform.land(log.messages).tables == {"users": 2}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.histories import TABLES
 from tests.landing.messages import Log, user, wall
 from tests.platform import Platform, Row
 
@@ -17,7 +18,7 @@ def log() -> Log:
 
 @pytest.fixture
 def platform() -> Iterator[Platform]:
-    with Platform(tables=["users"], marts_of={}) as platform:
+    with Platform(tables=TABLES, marts_of={}) as platform:
         yield platform
 
 
