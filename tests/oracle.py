@@ -104,6 +104,7 @@ class _Change:
     binlog_number: int
     pos: int
     row: int
+    is_incremental: bool
 
     @property
     def is_snapshot(self) -> bool:
@@ -258,6 +259,7 @@ def _change(table: str, message: Message) -> _Change:
         binlog_number=int(number),
         pos=_integer(source.get("pos")),
         row=_integer(source.get("row")),
+        is_incremental=source.get("snapshot") == "incremental",
     )
 
 
@@ -308,18 +310,27 @@ def _in_order(changes: Sequence[_Change]) -> list[_Change]:
     """Put one key's changes, given in Kafka's order, into the order of the source.
 
     Positions compare only within one server and binlog base name. A run of those that
-    do is an epoch; epochs follow one another as Kafka had them. Server id 0, that of
-    snapshot rows, agrees with every server.
+    do is an epoch; epochs follow one another as Kafka had them. A snapshot row names no
+    server (id 0): it goes with the last one of its base name before it, else with the next.
+    A snapshot in an earlier file than anything before it is of a server that replaced
+    the last one, and begins an epoch; an incremental one is only late.
     """
     epochs: list[list[_Change]] = []
-    server_id, base = 0, ""
-    for change in changes:
-        same_server = 0 in (server_id, change.server_id) or server_id == change.server_id
-        if epochs and base == change.binlog_base and same_server:
-            server_id = server_id or change.server_id
-        else:
+    last: tuple[int, str] | None = None
+    for index, change in enumerate(changes):
+        base = change.binlog_base
+        before = [c for c in changes[:index] if c.binlog_base == base]
+        after = [c for c in changes[index:] if c.binlog_base == base]
+        named = [c.server_id for c in [*reversed(before), *after] if c.server_id]
+        source = (change.server_id or next(iter(named), 0), base)
+        replaced = (
+            change.is_snapshot
+            and not change.is_incremental
+            and any(c.place[0] > change.place[0] for c in before)
+        )
+        if source != last or replaced:
             epochs.append([])
-            server_id, base = change.server_id, change.binlog_base
+        last = source
         epochs[-1].append(change)
     # sorted() is stable: at equal places Kafka's order stays
     return [change for epoch in epochs for change in sorted(epoch, key=lambda c: c.place)]

@@ -7,7 +7,7 @@ tables that its SQL reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import duckdb
 
@@ -59,12 +59,22 @@ RULES: dict[str, dict[str, str]] = {
 }
 """Kind of partition -> source table -> SQL for the days."""
 
+DAYS_OF = {"order_date": "orders"}
+"""Kind of partition -> the source table whose business dates the days are."""
 
-def record(con: duckdb.DuckDBPyConnection, changed: Iterable[str], batch_id: int) -> None:
-    """Add what the `changed` tables touch to `meta.touched`, where it stays until refreshed."""
+
+def record(
+    con: duckdb.DuckDBPyConnection, changed: Iterable[str], known: Collection[str], batch_id: int
+) -> None:
+    """Add what the `changed` tables touch to `meta.touched`, where it stays until refreshed.
+
+    `known` are the tables that have a contract: without that of the days' own table there are none.
+    """
     changed = set(changed)
     set_version(con, [f"history.{table}" for table in sorted(changed)], batch_id)
     for kind, rules in RULES.items():
+        if DAYS_OF[kind] not in known:
+            continue
         for table in sorted(changed & set(rules)):
             con.execute(
                 f"INSERT INTO meta.touched SELECT $kind, * FROM ({rules[table]}) "

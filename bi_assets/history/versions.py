@@ -102,7 +102,9 @@ def _versions_sql(contract: Contract) -> str:
     The order of a key's changes is that of their positions wherever these can be compared, and
     Kafka's elsewhere: consecutive rows of one server and binlog name are an epoch, epochs follow
     in Kafka's order, and positions order an epoch. A snapshot's rows name no server; they belong
-    to the epoch around them, and come before a stream row of the same position.
+    to the epoch around them, and come before a stream row of the same position. A snapshot (but no
+    incremental one) in an earlier binlog file than what went before is that of a server that
+    replaced the last one: it begins an epoch.
     """
     key = ", ".join(quote(name) for name in contract.key)
     names = ", ".join(quote(name) for name in contract.names)
@@ -124,15 +126,19 @@ placed AS (
 named AS (
   SELECT *, coalesce(
       last_value(server IGNORE NULLS) OVER earlier,
-      first_value(server IGNORE NULLS) OVER later, 0) AS epoch_server
+      first_value(server IGNORE NULLS) OVER later, 0) AS epoch_server,
+    _op = 'r' AND _snapshot <> 'incremental' AND file_number < max(file_number) OVER before
+      AS is_of_another_server
   FROM placed
   WINDOW earlier AS (PARTITION BY {key}, base ORDER BY {arrival}
                      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
+         before AS (PARTITION BY {key}, base ORDER BY {arrival}
+                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
          later AS (PARTITION BY {key}, base ORDER BY {arrival}
                    ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)
 ),
 bounded AS (
-  SELECT *, CASE WHEN (epoch_server, base) IS DISTINCT FROM
+  SELECT *, CASE WHEN coalesce(is_of_another_server, false) OR (epoch_server, base) IS DISTINCT FROM
       (lag(epoch_server) OVER arrived, lag(base) OVER arrived) THEN 1 ELSE 0 END AS begins
   FROM named WINDOW arrived AS (PARTITION BY {key} ORDER BY {arrival})
 ),

@@ -76,7 +76,7 @@ def land(
             offsets.note_positions(con)
             change_log.append(con, contract)
             versions.update(con, contract)
-    touched.record(con, tables, batch_id)
+    touched.record(con, tables, contracts, batch_id)
     counts["landed"] = sum(tables.values())
     offsets.advance(con, batch)
     offsets.record_losses(con, batch.losses, batch.read_at)
