@@ -42,8 +42,8 @@ lock: $(INSTALLED)  ## after a change of pyproject.toml
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --extra dev \
 		pyproject.toml -o requirements.lock
 
-clean:
-	rm -rf $(VENV) .stack data/core.duckdb* data/publish data/dagster data/shop data/lineage
+clean:  ## throw away what was installed, fetched and written
+	rm -rf $(VENV) .venv-duckdb15 .stack data
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bi_assets import __version__, running
 from bi_assets import status as state
+from bi_assets.demo import demo as run_demo
 from bi_assets.errors import UserError
 from bi_assets.micro_batch import sync as run_sync
 from bi_assets.outputs.preview import first_results
@@ -36,7 +37,7 @@ def told_plainly(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except UserError as error:
             raise click.ClickException(str(error)) from error
-        except (OSError, duckdb.IOException) as error:
+        except (OSError, duckdb.Error) as error:
             if "No space left" in str(error):
                 raise click.ClickException(
                     "The disk is full: free some room where BI_DATA_DIR is, and run this again; "
@@ -110,6 +111,8 @@ def status(as_json: bool) -> None:
             _print_dicts("Columns that no contract names (not stored)", found["schema_drift"])
         if found["outside_partitions"]:
             console.print(f"{found['outside_partitions']} orders lie outside the partitions (BI_FIRST_DATE).")
+        for note in found["notes"]:
+            console.print(note)
         for problem in found["problems"]:
             console.print(f"[red]![/red] {problem}")
         if found["ok"]:
@@ -171,7 +174,7 @@ def up(port: int) -> None:
 @told_plainly
 def demo(port: int, history_days: int) -> None:
     """Start an embedded broker, a simulated shop and Dagster in this terminal; Ctrl-C stops all."""
-    sys.exit(running.demo(Settings.from_environment(), port, history_days))
+    sys.exit(run_demo(port, history_days))
 
 
 def _print_json(value: object) -> None:

@@ -12,16 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 
+import duckdb
 from confluent_kafka import KafkaException
 
 from bi_assets.errors import UserError
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.kafka import KafkaSource
 from bi_assets.landing.land import Landed, land
-from bi_assets.landing.offsets import landed_offsets
+from bi_assets.landing.offsets import Progress, landed_offsets
+from bi_assets.landing.offsets import progress as landed_progress
 from bi_assets.outputs.publish import Published, publish
+from bi_assets.refresh import refresh
 from bi_assets.refresh.mart import Mart
-from bi_assets.refresh.refresh import Refreshed, compute, refresh
+from bi_assets.refresh.refresh import Refreshed
 from bi_assets.sql import transaction
 from bi_assets.warehouse import Warehouse
 
@@ -42,6 +45,7 @@ class Outcome:
     landed: list[Landed] = field(default_factory=list)
     refreshed: list[Refreshed] = field(default_factory=list)
     published: Published | None = None
+    published_progress: Progress | None = None
 
     @property
     def messages(self) -> int:
@@ -49,7 +53,7 @@ class Outcome:
         return sum(batch.counts["messages"] for batch in self.landed)
 
 
-Progress = Callable[[int, int], None]
+Told = Callable[[int, int], None]
 """Told after each batch: messages landed so far, messages still to come."""
 Idle = Callable[[], bool]
 """Called when there is nothing to land: does a little other work, tells whether there is more."""
@@ -67,23 +71,24 @@ def connected(warehouse: Warehouse) -> Iterator[KafkaSource]:
 
 def connect(warehouse: Warehouse, source: KafkaSource) -> None:
     """Find the topics, and go on where each has landed."""
-    with warehouse.open() as con:
-        source.connect(lambda cluster: landed_offsets(con, cluster))
+    with warehouse.open(evolve=True) as con:
+        landed = landed_offsets(con)
+    source.connect(landed)
 
 
-def sync(warehouse: Warehouse, progress: Progress = lambda done, left: None) -> Outcome:
+def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outcome:
     """Land everything up to the end offsets of now, refresh every mart, publish."""
     outcome = Outcome()
     with connected(warehouse) as source:
-        answered = time.monotonic()
-        while source.backlog:
+        ends, answered = source.ends, time.monotonic()
+        while left := source.backlog(ends):
             if batch := source.read(_WAIT_SECONDS):
                 _land(warehouse, source, batch, outcome)
-                progress(outcome.messages, source.backlog)
+                progress(outcome.messages, source.backlog(ends))
                 answered = time.monotonic()
             elif time.monotonic() - answered > _SILENCE_SECONDS:
                 raise UserError(
-                    f"Kafka has {source.backlog} messages more and has sent none for "
+                    f"Kafka has {left} messages more and has sent none for "
                     f"{_SILENCE_SECONDS:.0f} s: is the broker at {warehouse.settings.bootstrap_servers} "
                     "still there? What had come has landed; run this again."
                 )
@@ -91,7 +96,7 @@ def sync(warehouse: Warehouse, progress: Progress = lambda done, left: None) -> 
     return outcome
 
 
-def linger(warehouse: Warehouse, idle: Idle, progress: Progress = lambda done, left: None) -> Outcome:
+def linger(warehouse: Warehouse, idle: Idle, progress: Told = lambda done, left: None) -> Outcome:
     """Land what there is, then wait for more; each batch restarts the wait.
 
     Ends after `BI_LINGER_SECONDS` without news, at the first rest after a minute, or when the
@@ -101,13 +106,16 @@ def linger(warehouse: Warehouse, idle: Idle, progress: Progress = lambda done, l
     outcome = Outcome()
     try:
         _linger(warehouse, outcome, idle, progress)
-    except KafkaException as error:
-        log.warning("Kafka does not answer (%s); what had come has landed.", error.args[0].str())
+    except (KafkaException, UserError) as error:
+        log.warning("Kafka does not answer (%s); what had come has landed.", error)
         _refresh(warehouse, outcome, scheduled=False)
+    if outcome.landed and outcome.landed[-1].progress != outcome.published_progress:
+        with warehouse.open() as con:
+            _publish(warehouse, con, outcome)  # heartbeats alone: the data is as it was, and complete
     return outcome
 
 
-def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Progress) -> None:
+def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) -> None:
     started = refreshed_at = looked_at = time.monotonic()
     quiet_after = started + warehouse.settings.linger_seconds
     stale = True  # a crash may have left something to refresh
@@ -117,7 +125,7 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Progre
             batch = source.read(_GLANCE_SECONDS if stale or busy else _WAIT_SECONDS)
             if batch:
                 _land(warehouse, source, batch, outcome)
-                progress(outcome.messages, source.backlog)
+                progress(outcome.messages, source.backlog(source.ends))
                 if outcome.landed[-1].tables:
                     stale = True
                     quiet_after = time.monotonic() + warehouse.settings.linger_seconds
@@ -132,8 +140,10 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Progre
                 stale, refreshed_at = False, time.monotonic()
             elif not stale and not source.has_news():
                 busy = idle()
-                if now - started > _LONGEST_RUN_SECONDS or (now > quiet_after and not busy):
+                if now > quiet_after and not busy:
                     return
+            if not stale and now - started > _LONGEST_RUN_SECONDS:
+                return
 
 
 def _land(warehouse: Warehouse, source: KafkaSource, batch: Batch, outcome: Outcome) -> None:
@@ -146,16 +156,21 @@ def _land(warehouse: Warehouse, source: KafkaSource, batch: Batch, outcome: Outc
 def _refresh(warehouse: Warehouse, outcome: Outcome, *, scheduled: bool) -> None:
     """Refresh what has been touched and publish, if anything was."""
     with warehouse.open() as con:
-        refreshed = refresh(con, warehouse.marts, scheduled=scheduled)
+        refreshed = refresh.refresh(con, warehouse.marts, scheduled=scheduled)
         outcome.refreshed += refreshed
         if refreshed or scheduled or not warehouse.settings.published_file.exists():
-            outcome.published = publish(con, warehouse.marts, warehouse.settings)
+            _publish(warehouse, con, outcome)
+
+
+def _publish(warehouse: Warehouse, con: duckdb.DuckDBPyConnection, outcome: Outcome) -> None:
+    outcome.published = publish(con, warehouse.marts, warehouse.settings)
+    outcome.published_progress = landed_progress(con)
 
 
 def recompute(warehouse: Warehouse, mart: Mart, days: Sequence[date] | None) -> Refreshed:
     """Compute a mart again for these partitions, or as a whole, and publish."""
-    with warehouse.open() as con:
+    with warehouse.open(evolve=True) as con:
         with transaction(con):
-            refreshed = compute(con, mart, days)
+            refreshed = refresh.recompute(con, mart, days)
         publish(con, warehouse.marts, warehouse.settings)
     return refreshed

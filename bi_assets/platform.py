@@ -27,6 +27,7 @@ def warehouse(
     with duckdb.connect() as scratch:
         Warehouse(settings, contracts).prepare(scratch)
         marts, binding_faults = bind(scratch, marts)
-    for fault in (*contract_faults, *mart_faults, *binding_faults):
+    faults = (*contract_faults, *mart_faults, *binding_faults)
+    for fault in faults:
         log.warning("left out: %s", fault)
-    return Warehouse(settings, contracts, marts)
+    return Warehouse(settings, contracts, marts, faults)

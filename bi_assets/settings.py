@@ -27,8 +27,6 @@ class Settings:
 
     bootstrap_servers: str = "localhost:9092"
     kafka_config: Path | None = None
-    schema_registry_url: str | None = None
-    schema_registry_config: Path | None = None
     topic_prefix: str = "shop.shop"
     data_dir: Path = Path("data")
     source_timezone: str = "UTC"
@@ -36,9 +34,6 @@ class Settings:
     first_date: date = date(2010, 1, 1)
     linger_seconds: float = 5.0
     pseudonym_key: str | None = None
-    quarantine_key: str | None = None
-    min_cell: int = 11
-    export_rows: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -48,7 +43,14 @@ class Settings:
         """
         given = dict(environ if environ is not None else {**read_env_file(), **os.environ})
         data_dir = Path(given.get("BI_DATA_DIR") or cls.data_dir)
-        given = {**read_env_file(data_dir / DEMO_FILE), **given}
+        demo = read_env_file(data_dir / DEMO_FILE)
+        broker = given.get("KAFKA_BOOTSTRAP_SERVERS") or demo.get("KAFKA_BOOTSTRAP_SERVERS")
+        if demo and broker != demo.get("KAFKA_BOOTSTRAP_SERVERS"):
+            raise UserError(
+                f"{data_dir} holds the data of the simulated shop, and KAFKA_BOOTSTRAP_SERVERS={broker} is "
+                "another one: name a directory of its own for it, such as BI_DATA_DIR=data-own."
+            )
+        given = {**demo, **given}
         values: dict[str, object] = {}
         for field in fields(cls):
             variable = VARIABLES[field.name]
@@ -89,8 +91,6 @@ class Settings:
 VARIABLES = {
     "bootstrap_servers": "KAFKA_BOOTSTRAP_SERVERS",
     "kafka_config": "KAFKA_CONFIG",
-    "schema_registry_url": "SCHEMA_REGISTRY_URL",
-    "schema_registry_config": "SCHEMA_REGISTRY_CONFIG",
     "topic_prefix": "BI_TOPIC_PREFIX",
     "data_dir": "BI_DATA_DIR",
     "source_timezone": "BI_SOURCE_TIMEZONE",
@@ -98,9 +98,6 @@ VARIABLES = {
     "first_date": "BI_FIRST_DATE",
     "linger_seconds": "BI_LINGER_SECONDS",
     "pseudonym_key": "BI_PSEUDONYM_KEY",
-    "quarantine_key": "BI_QUARANTINE_KEY",
-    "min_cell": "BI_MIN_CELL",
-    "export_rows": "BI_EXPORT_ROWS",
 }
 
 
@@ -113,22 +110,13 @@ def _zone(name: str) -> str:
         raise ValueError("no such IANA time zone; one is for example Europe/Berlin") from error
 
 
-def _flag(text: str) -> bool:
-    if text not in {"0", "1"}:
-        raise ValueError("it takes 0 or 1")
-    return text == "1"
-
-
 _PARSERS: dict[str, Callable[[str], object]] = {
     "kafka_config": Path,
-    "schema_registry_config": Path,
     "data_dir": Path,
     "source_timezone": _zone,
     "business_timezone": _zone,
     "first_date": date.fromisoformat,
     "linger_seconds": float,
-    "min_cell": int,
-    "export_rows": _flag,
 }
 
 

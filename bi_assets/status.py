@@ -8,7 +8,7 @@ import duckdb
 from confluent_kafka import KafkaException
 
 from bi_assets.errors import UserError
-from bi_assets.landing.kafka import KafkaSource
+from bi_assets.landing.kafka import KafkaSource, LandedOffsets
 from bi_assets.landing.land import COUNTS
 from bi_assets.landing.offsets import landed_offsets
 from bi_assets.sql import quote
@@ -40,11 +40,18 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         }
         for row in _rows(con, "SELECT complete_through, as_of FROM meta.progress"):
             found |= row
-        found["problems"] = _lag(con, warehouse, found["tables"])
+        landed = landed_offsets(con)
+    found["problems"] = [f"left out: {fault}" for fault in warehouse.faults]
+    found["problems"] += _lag(landed, warehouse, found["tables"])
     found["problems"] += [
         f"{loss['topic']}/{loss['partition']}: offsets {loss['first_offset']} to {loss['last_offset']} were "
         "dropped by the broker before they were landed; keep messages longer, or snapshot the table again."
         for loss in found["losses"]
+    ]
+    found["notes"] = [
+        f"{again['topic']}/{again['partition']} was made anew or cut short at the broker when "
+        f"{again['landed_offset']} offsets had landed; it was read again from {again['resumed_offset']}."
+        for again in found["restarts"]
     ]
     if quarantined := sum(table["quarantined"] for table in found["tables"]):
         found["problems"].append(
@@ -134,14 +141,14 @@ def _outside_partitions(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) ->
     return int(row["n"])
 
 
-def _lag(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, tables: Rows) -> list[str]:
+def _lag(landed: LandedOffsets, warehouse: Warehouse, tables: Rows) -> list[str]:
     """Add to each table how far it lags behind the broker; return what is wrong."""
     settings = warehouse.settings
     lag: dict[str, int] = {}
     problems = []
     try:
         with KafkaSource(settings, [settings.topic(name) for name in warehouse.contracts]) as source:
-            source.connect(lambda cluster: landed_offsets(con, cluster))
+            source.connect(landed, fetch=False)
             lag = source.lag
             problems = [
                 f"{loss.partition.topic}/{loss.partition.number}: the broker has dropped offsets "

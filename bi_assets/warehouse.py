@@ -33,13 +33,18 @@ class Warehouse:
     settings: Settings
     contracts: Mapping[str, Contract]
     marts: Mapping[str, Mart] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
 
     @contextmanager
-    def open(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the core file, alone, for as long as it takes; make what is missing in it.
+    def open(self, *, evolve: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the core file, alone, for as long as it takes.
 
-        Writers queue at the lock file beside it. Errors: `UserError` when another program holds
-        the file, or when it was made with another time zone or pseudonym key.
+        Writers queue at the lock file beside it. With `evolve`, which is for those who are about to
+        land or compute, the file takes the shape of this process's contracts and marts; others may
+        have been started before a file was changed, and leave it as it is.
+
+        Errors: `UserError` when another program holds the file, or when it was made with another time
+        zone or pseudonym key.
         """
         core = self.settings.core_file
         core.parent.mkdir(parents=True, exist_ok=True)
@@ -47,24 +52,23 @@ class Warehouse:
             fcntl.flock(lock, fcntl.LOCK_EX)
             con = _connect(str(core))
             try:
-                self.prepare(con)
+                self.prepare(con, evolve=evolve)
                 yield con
             finally:
                 con.close()
 
-    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Set up a session; make or extend the schema where it is not that of this code."""
+    def prepare(self, con: duckdb.DuckDBPyConnection, *, evolve: bool = False) -> None:
+        """Set up a session; make the schema where there is none, and `evolve` it where asked to."""
         con.execute("SET TimeZone = 'UTC'")
-        con.execute("SET preserve_insertion_order = true")
         for macro in macros(self.settings.source_timezone, self.settings.business_timezone):
             con.execute(macro)
         con.execute("CREATE SCHEMA IF NOT EXISTS meta")
         con.execute("CREATE TABLE IF NOT EXISTS meta.setup (name VARCHAR, value VARCHAR)")
         found = dict(con.execute("SELECT name, value FROM meta.setup").fetchall())
         wanted = self._setup()
-        if found == wanted:
-            return
         _refuse_changes(found, wanted)
+        if found and (found == wanted or not evolve):
+            return
         with transaction(con):
             for statement in self._schema():
                 con.execute(statement)
@@ -78,7 +82,7 @@ class Warehouse:
         for module in (land, offsets, drift, quarantine, touched, refresh):
             statements += module.SCHEMA
         for contract in self.contracts.values():
-            statements.append(change_log.create_sql(contract, key))
+            statements += change_log.create_sql(contract, key)
             statements += versions.create_sql(contract, key)
         return statements
 

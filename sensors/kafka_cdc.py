@@ -67,14 +67,14 @@ def _wait_for_run(instance: dg.DagsterInstance, deadline: float) -> bool:
 def _wait_for_news(warehouse: Warehouse, deadline: float) -> dg.RunRequest | dg.SkipReason:
     settings = warehouse.settings
     topics = [settings.heartbeat_topic, *map(settings.topic, warehouse.contracts)]
+    with warehouse.open() as con:
+        complete_through, landed = progress(con).complete_through, landed_offsets(con)
     with KafkaSource(settings, topics) as source:
-        with warehouse.open() as con:
-            complete_through = progress(con).complete_through
-            source.connect(lambda cluster: landed_offsets(con, cluster))
+        source.connect(landed, fetch=False)
         while True:
             if source.has_news():
                 return dg.RunRequest()
-            if source.backlog and _old(complete_through):
+            if source.backlog(source.ends) and _old(complete_through):
                 return dg.RunRequest()  # heartbeats alone: nothing was ordered, and that is news too
             if time.monotonic() > deadline:
                 return dg.SkipReason("no news")

@@ -126,16 +126,6 @@ class Stack:
         """Stop the Connect worker; with `kill` by SIGKILL, so that it sends some changes again."""
         _entered(self._connect).stop(kill=kill)
 
-    def restart_kafka(self, *, kill: bool = False) -> None:
-        """Stop the broker and start it on the same port; return once it answers.
-
-        `kill` stops it by SIGKILL. Raises StackError with the end of its log.
-        """
-        broker = _entered(self._kafka)
-        broker.stop(kill=kill)
-        broker.start()
-        broker.wait_ready()
-
     def wait_delivered(self) -> None:
         """Return once Kafka has every change that was committed in MariaDB before the call.
 

@@ -117,7 +117,7 @@ def test_sync_without_a_broker_is_one_sentence(environment: dict[str, str]) -> N
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("BI_TIMEZONE", "Mars/Base"), ("BI_FIRST_DATE", "yesterday"), ("BI_EXPORT_ROWS", "perhaps")],
+    [("BI_TIMEZONE", "Mars/Base"), ("BI_FIRST_DATE", "yesterday"), ("BI_LINGER_SECONDS", "long")],
 )
 def test_a_setting_that_cannot_be_used_is_named(
     environment: dict[str, str], variable: str, value: str

@@ -27,13 +27,20 @@ def test_the_environment_beats_the_env_file_and_that_the_demos(
         "BI_TIMEZONE=Asia/Tokyo\nBI_PSEUDONYM_KEY=made\nKAFKA_BOOTSTRAP_SERVERS=demo:1\n"
     )
     monkeypatch.chdir(tmp_path)
-    for name in ("BI_DATA_DIR", "BI_TIMEZONE", "BI_PSEUDONYM_KEY"):
+    for name in ("BI_DATA_DIR", "BI_TIMEZONE", "BI_PSEUDONYM_KEY", "KAFKA_BOOTSTRAP_SERVERS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "mine:2")
+    monkeypatch.setenv("BI_FIRST_DATE", "2020-01-01")
     settings = Settings.from_environment()
-    assert settings.bootstrap_servers == "mine:2"
+    assert settings.first_date == date(2020, 1, 1)
     assert settings.business_timezone == "Europe/Berlin"
     assert settings.pseudonym_key == "made"
+    assert settings.bootstrap_servers == "demo:1"
+
+
+def test_an_own_broker_is_kept_apart_from_the_simulated_shops_data(tmp_path: Path) -> None:
+    (tmp_path / "demo.env").write_text("KAFKA_BOOTSTRAP_SERVERS=demo:1\n")
+    with pytest.raises(UserError, match="holds the data of the simulated shop"):
+        Settings.from_environment({"BI_DATA_DIR": str(tmp_path), "KAFKA_BOOTSTRAP_SERVERS": "mine:2"})
 
 
 def test_values_are_typed() -> None:
@@ -43,8 +50,8 @@ def test_values_are_typed() -> None:
 
 
 def test_a_value_that_cannot_be_used_is_named() -> None:
-    with pytest.raises(UserError, match="BI_MIN_CELL='many' can't be used"):
-        Settings.from_environment({"BI_MIN_CELL": "many"})
+    with pytest.raises(UserError, match="BI_LINGER_SECONDS='long' can't be used"):
+        Settings.from_environment({"BI_LINGER_SECONDS": "long"})
 
 
 def test_a_properties_file_is_read_as_librdkafka_reads_it(tmp_path: Path) -> None:

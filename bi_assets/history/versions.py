@@ -39,7 +39,7 @@ DERIVED_COLUMNS = (*_VERSION, "business_date")
 
 
 def create_sql(contract: Contract, pseudonym_key: str | None) -> list[str]:
-    """Return the statements that make `history.TABLE` and `state.TABLE`."""
+    """Return the statements that make `history.TABLE` and `state.TABLE`, or add what is new."""
     columns = [f"{quote(c.name)} {stored_type(c, pseudonym_key)}" for c in contract.columns]
     columns += [f"{name} {kind}" for name, kind in _VERSION.items()]
     if contract.business_date:
@@ -48,6 +48,7 @@ def create_sql(contract: Contract, pseudonym_key: str | None) -> list[str]:
     present = ", ".join(quote(name) for name in [*contract.names, *_derived(contract)])
     return [
         f"CREATE TABLE IF NOT EXISTS history.{table} ({', '.join(columns)})",
+        *(f"ALTER TABLE history.{table} ADD COLUMN IF NOT EXISTS {column}" for column in columns),
         f"CREATE OR REPLACE VIEW state.{table} AS SELECT {present} FROM history.{table} "
         f"WHERE valid_to = {OPEN_END} AND NOT is_deleted",
     ]

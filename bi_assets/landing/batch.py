@@ -40,7 +40,7 @@ class Batch:
     """Messages by topic, and how far each partition has been read.
 
     `next_offsets`: the offset to read next (one past the last message, further where the broker
-    skipped control records). `end_offsets`: where each partition ended when the batch began;
+    skipped control records). `end_offsets`: where each partition ended once the batch was read;
     partitions without news are in both too. `read_at`: naive UTC.
     """
 
@@ -50,11 +50,6 @@ class Batch:
     read_at: datetime
     losses: Sequence[Loss] = ()
     restarts: Sequence[Restart] = ()
-
-    @property
-    def n_messages(self) -> int:
-        """How many messages the batch holds."""
-        return sum(table.num_rows for table in self.messages.values())
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ BINLOG_NUMBER = "TRY_CAST(regexp_extract(_binlog_file, '([0-9]+)$', 1) AS BIGINT
 """12 of `binlog.000012`: compared as a number, since `pos` starts anew in each file."""
 
 
-def create_sql(contract: Contract, pseudonym_key: str | None) -> str:
-    """Return the statement that makes the change log of a table.
+def create_sql(contract: Contract, pseudonym_key: str | None) -> list[str]:
+    """Return the statements that make the change log of a table, or add the columns that are new.
 
     No key and no index: appends stay cheap, and duplicates are found by position.
     """
@@ -24,7 +24,13 @@ def create_sql(contract: Contract, pseudonym_key: str | None) -> str:
     columns.append(f"_before {before_type(contract, pseudonym_key)}")
     columns += [f"{name} {kind}" for name, kind in POSITION.items()]
     columns += ["_landed_at TIMESTAMP", "_batch_id BIGINT"]
-    return f"CREATE TABLE IF NOT EXISTS cdc.{quote(contract.table)} ({', '.join(columns)})"
+    table = f"cdc.{quote(contract.table)}"
+    statements = [f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(columns)})"]
+    for column in contract.columns:
+        name, kind = quote(column.name), stored_type(column, pseudonym_key)
+        statements.append(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} {kind}")
+        statements.append(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS _before.{name} {kind}")
+    return statements
 
 
 def stage(con: duckdb.DuckDBPyConnection, contract: Contract, topic: str, source: tuple[str, str]) -> int:

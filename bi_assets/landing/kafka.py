@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -30,8 +30,8 @@ _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _REST_SECONDS = 0.02  # what else has arrived by then goes into the same batch
 
-LandedOffsets = Callable[[str], Mapping[Partition, int]]
-"""Cluster id -> the offset to read next, of each partition that has landed anything."""
+LandedOffsets = Mapping[Partition, int]
+"""The offset to read next, of each partition of any cluster that has landed anything."""
 
 
 def client_config(settings: Settings) -> dict[str, str | int | bool]:
@@ -68,6 +68,7 @@ class KafkaSource:
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._next: dict[Partition, int] = {}
         self._ends: dict[Partition, int] = {}
+        self._is_cut_short = False
         self._losses: list[Loss] = []
         self._restarts: list[Restart] = []
 
@@ -82,8 +83,10 @@ class KafkaSource:
     ) -> None:
         self._consumer.close()
 
-    def connect(self, landed: LandedOffsets) -> None:
+    def connect(self, landed: LandedOffsets, *, fetch: bool = True) -> None:
         """Find the topics' partitions and go on where each has landed.
+
+        Without `fetch` nothing is read: it is enough to know how far each partition goes.
 
         Errors: `UserError` when the broker does not answer.
         """
@@ -105,10 +108,10 @@ class KafkaSource:
         self._partitions = {(p.topic, p.number): p for p in found}
         lows = self._list_offsets(found, _EARLIEST)
         self._ends = self._list_offsets(found, _LATEST)
-        resume = landed(cluster)
-        for partition in found:
-            self._next[partition] = self._resume(partition, resume.get(partition), lows[partition])
-        self._consumer.assign([TopicPartition(p.topic, p.number, self._next[p]) for p in found])
+        self._next = {p: self._resume(p, landed.get(p), lows[p]) for p in found}
+        self._is_cut_short = False
+        if fetch:
+            self._consumer.assign([TopicPartition(p.topic, p.number, self._next[p]) for p in found])
 
     def _resume(self, partition: Partition, landed: int | None, low: int) -> int:
         """Return the offset to read next; note what is wrong with it."""
@@ -159,16 +162,20 @@ class KafkaSource:
             if name in self._topics and not topic.error
             for number in topic.partitions
         }
-        return found != set(self._partitions)
+        return self._is_cut_short or found != set(self._partitions)
 
     def refresh_ends(self) -> None:
         """Ask the broker where the partitions end now."""
         self._ends = self._list_offsets(list(self._ends), _LATEST)
 
     @property
-    def backlog(self) -> int:
-        """Messages between what has been read and the ends asked for last."""
-        return sum(max(0, end - self._next[p]) for p, end in self._ends.items())
+    def ends(self) -> Mapping[Partition, int]:
+        """Where the partitions ended when they were asked last."""
+        return dict(self._ends)
+
+    def backlog(self, ends: Mapping[Partition, int]) -> int:
+        """Return how many messages lie between what has been read and these ends."""
+        return sum(max(0, end - self._next[p]) for p, end in ends.items() if p in self._next)
 
     @property
     def lag(self) -> dict[str, int]:
@@ -192,7 +199,7 @@ class KafkaSource:
         first = self._consumer.poll(timeout)
         if first is None:
             return None
-        if self.backlog > BATCH_MESSAGES:
+        if self.backlog(self._ends) > BATCH_MESSAGES:
             rest = self._consumer.consume(BATCH_MESSAGES - 1, timeout=1.0)
         else:
             rest = self._consumer.consume(BATCH_MESSAGES - 1, timeout=_REST_SECONDS)
@@ -216,6 +223,8 @@ class KafkaSource:
         if not moved:
             return None
         self._next.update(moved)
+        # Asked after reading: what had been sent by the time of our newest message lies before them.
+        self.refresh_ends()
         losses, self._losses = self._losses, []
         restarts, self._restarts = self._restarts, []
         return Batch(
@@ -235,6 +244,9 @@ class KafkaSource:
             moved[partition] = message.offset() or 0
         elif partition and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             low = self._list_offsets([partition], _EARLIEST)[partition]
+            if low <= self._next[partition]:
+                self._is_cut_short = True  # `connect` finds out how
+                return
             self._lose(partition, self._next[partition], low)
             self._next[partition] = moved[partition] = low
             self._consumer.seek(TopicPartition(partition.topic, partition.number, low))

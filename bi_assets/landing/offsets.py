@@ -45,20 +45,19 @@ class Progress:
     as_of: date | None
 
 
-def landed_offsets(con: duckdb.DuckDBPyConnection, cluster_id: str) -> dict[Partition, int]:
-    """Return the next offset to read, of each partition of a cluster that has landed anything."""
+def landed_offsets(con: duckdb.DuckDBPyConnection) -> dict[Partition, int]:
+    """Return the next offset to read, of each partition that has landed anything."""
     rows = con.execute(
-        "SELECT topic_id, topic, partition, next_offset FROM meta.offsets WHERE cluster_id = ?",
-        [cluster_id],
+        "SELECT cluster_id, topic_id, topic, partition, next_offset FROM meta.offsets"
     ).fetchall()
     return {
         Partition(cluster_id, topic_id if topic_id != topic else None, topic, number): offset
-        for topic_id, topic, number, offset in rows
+        for cluster_id, topic_id, topic, number, offset in rows
     }
 
 
 def start_positions(con: duckdb.DuckDBPyConnection) -> None:
-    """Make the temporary table `positions`, which `note_position` fills and `advance` reads."""
+    """Make the temporary table `positions`, which `note_positions` fills and `advance` reads."""
     con.execute("""
 CREATE OR REPLACE TEMP TABLE positions (topic VARCHAR, partition INTEGER, last_source_ts TIMESTAMP,
   server_id BIGINT, base VARCHAR, mark STRUCT(n BIGINT, p BIGINT, r BIGINT))""")
@@ -160,9 +159,9 @@ def progress(con: duckdb.DuckDBPyConnection) -> Progress:
 def update_progress(con: duckdb.DuckDBPyConnection, batch: Batch, heartbeat_at: datetime | None) -> Progress:
     """Compute how complete the data is after this batch, and keep it.
 
-    Where every partition has reached the end it had when the batch began, all that the connector
-    had sent is there, up to its newest change or heartbeat; else up to the least of the lagging
-    partitions' last changes. It never goes back, and never beyond the wall clock.
+    Where every partition has reached its end (asked for once the batch was read), all that the
+    connector had sent is there, up to its newest change or heartbeat; else up to the least of the
+    lagging partitions' last changes. It never goes back, and never beyond the wall clock.
     """
     before, last_heartbeat = one(
         con, "SELECT any_value(complete_through), any_value(heartbeat_at) FROM meta.progress"

@@ -61,10 +61,11 @@ def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings:
 
 
 def _failing(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Mart -> the error-checks that it fails."""
+    """Mart -> the error-checks that it fails; one that is yet to be computed counts as failing."""
     return dict(con.execute(
-        "SELECT mart, string_agg(name, ', ' ORDER BY name) FROM meta.checks "
-        "WHERE severity = 'error' AND breaches > 0 GROUP BY mart"
+        "SELECT mart, string_agg(name, ', ' ORDER BY name) FROM ("
+        "  SELECT mart, name FROM meta.checks WHERE severity = 'error' AND breaches > 0"
+        "  UNION SELECT name, 'not computed' FROM meta.marts WHERE version IS NULL) GROUP BY mart"
     ).fetchall())  # fmt: skip
 
 
@@ -79,7 +80,11 @@ def _copy(con: duckdb.DuckDBPyConnection, mart: Mart, last_good: str | None) -> 
         columns = ", ".join(_published(column) for column in mart.columns)
         con.execute(f"CREATE TABLE draft.{mart.name} AS SELECT {columns} FROM {mart.table} ORDER BY ALL")
     con.execute(f"COMMENT ON TABLE draft.{mart.name} IS {literal(mart.question)}")
+    # A last good version may be from before a column was added.
+    held = {row[0] for row in con.execute(f"DESCRIBE draft.{mart.name}").fetchall()}
     for column in mart.columns:
+        if column.name not in held:
+            continue
         unit = f" [{column.unit}]" if column.unit else ""
         con.execute(f"COMMENT ON COLUMN draft.{mart.name}.{column.name} IS {literal(column.meaning + unit)}")
 

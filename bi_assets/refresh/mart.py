@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 MARTS = Path(__file__).parent.parent / "marts"
+SEVERITIES = ("error", "warning")
 UNITS = ("money", "percent", "count", "UTC", "date", "ms", "")
 _SETTINGS = {
     "question",
@@ -198,6 +199,8 @@ def _checks(path: Path, raw: Mapping[str, Any], grain: tuple[str, ...]) -> list[
         holds = settings.pop("holds", None)
         if holds is not None:
             settings["breaches"] = f"SELECT {key} FROM refreshed WHERE NOT ({holds})"
+        if settings.get("severity", "error") not in SEVERITIES:
+            raise MartError(f"{path.name}: a check's severity is one of {', '.join(SEVERITIES)}.")
         try:
             checks.append(Check(**settings))
         except TypeError as error:

@@ -29,6 +29,13 @@ SCHEMA = [
         mart VARCHAR, day DATE, rows BIGINT, refreshed_at TIMESTAMP, cause VARCHAR)""",
 ]
 _FEW_DAYS = 200
+_ENVIRONMENT = (
+    duckdb.IOException,
+    duckdb.OutOfMemoryException,
+    duckdb.InterruptException,
+    OSError,
+    MemoryError,
+)
 COMPUTES = Check("computes", "The mart can be computed from its inputs.", breaches="")
 """A check that every mart has; it fails where the computation does."""
 
@@ -84,7 +91,7 @@ def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, schedu
 
     A mart that has a schedule is computed the first time, and then only where `scheduled`. One that
     fails on the data fails its check `computes`, keeps what it held, and is computed as a whole the
-    next time; the others go on. Call it outside a transaction.
+    next time, and then those that read it; the others go on. Call it outside a transaction.
     """
     touched: dict[str, list[date]] = {}
     for kind, day in con.execute("SELECT DISTINCT kind, day FROM meta.touched ORDER BY ALL").fetchall():
@@ -100,7 +107,11 @@ def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, schedu
                 if days is None or days:
                     done.append(compute(con, mart, days))
                     _leave_to_report(con, done[-1])
+                if days is None:
+                    _compute_readers_as_a_whole(con, marts, mart)
                 _computed(con, mart, current)
+        except _ENVIRONMENT:
+            raise  # nothing is wrong with the mart; what is touched stays touched
         except Exception as error:
             log.warning("%s could not be computed: %s", mart.name, error)
             with transaction(con):
@@ -131,6 +142,25 @@ def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | N
     return Refreshed(mart, rows, None if days is None else tuple(days), checks)
 
 
+def recompute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | None) -> Refreshed:
+    """Compute a mart at a person's wish; its readers are computed at the next refresh.
+
+    Call it inside a transaction.
+    """
+    _, current = _versions(con, mart)
+    refreshed = compute(con, mart, days)
+    if days is None:
+        _computed(con, mart, current)
+    (version,) = one(con, "SELECT nextval('meta.batch_ids')")
+    set_version(con, [mart.table], version)
+    if mart.partition and days is not None:
+        con.execute(
+            "INSERT INTO meta.touched SELECT $kind, day FROM days EXCEPT SELECT kind, day FROM meta.touched",
+            {"kind": mart.partition},
+        )
+    return refreshed
+
+
 def is_stale(con: duckdb.DuckDBPyConnection, mart: Mart) -> bool:
     """Tell whether anything that a mart is made of has changed since it was computed."""
     computed, current = _versions(con, mart)
@@ -156,6 +186,15 @@ def _versioned(name: str) -> str:
 def _computed(con: duckdb.DuckDBPyConnection, mart: Mart, version: int) -> None:
     con.execute("UPDATE meta.marts SET version = ? WHERE name = ?", [version, mart.name])
     set_version(con, [mart.table], version)
+
+
+def _compute_readers_as_a_whole(
+    con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], computed: Mart
+) -> None:
+    """Have the daily marts that read a mart follow it, where all its days may have changed."""
+    for mart in marts.values():
+        if mart.partition and computed.table in mart.inputs:
+            con.execute("UPDATE meta.marts SET version = NULL WHERE name = ?", [mart.name])
 
 
 def _where(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | None) -> str:

@@ -58,10 +58,11 @@ def test_two_readers_at_once_land_each_message_once(broker: EmbeddedBroker, tmp_
         log.change("users", "r", None, user(3))
     with KafkaSource(warehouse.settings, topics) as one, KafkaSource(warehouse.settings, topics) as two:
         with warehouse.open() as con:
-            for source in (one, two):
-                source.connect(lambda cluster: landed_offsets(con, cluster))
+            landed = landed_offsets(con)
         for source in (one, two):
-            while source.backlog:
+            source.connect(landed)
+        for source in (one, two):
+            while source.backlog(source.ends):
                 if batch := source.read(0.5):
                     with warehouse.open() as con, transaction(con):
                         land(con, batch, warehouse.contracts, warehouse.settings)
