@@ -169,14 +169,14 @@ def test_a_mart_whose_file_changed_is_computed_again_as_a_whole(
 ) -> None:
     repository.add("orders_of_patients.sql", GOOD)
     first = repository.warehouse()
-    with first.open() as con, Platform() as batches:
+    with first.open(evolve=True) as con, Platform() as batches:
         with transaction(con):
             land(con, batches.batch(log.messages), first.contracts, first.settings)
         refresh(con, first.marts, scheduled=True)
     repository.add("orders_of_patients.sql", GOOD.replace("count(*) AS", "10 * count(*) AS"))
     warehouse.cache_clear()  # a program that starts anew reads the files anew
     second = repository.warehouse()
-    with second.open() as con:
+    with second.open(evolve=True) as con:
         refreshed = refresh(con, second.marts, scheduled=True)
         assert [r.mart.name for r in refreshed] == ["orders_of_patients"]
         assert con.execute("FROM marts.orders_of_patients").fetchall() == [(1, 20)]
@@ -188,7 +188,7 @@ def test_a_check_that_is_taken_out_of_the_file_holds_nothing_back_any_more(
     def run() -> list[tuple[object, ...]]:
         warehouse.cache_clear()
         platform = repository.warehouse()
-        with platform.open() as con:
+        with platform.open(evolve=True) as con:
             with Platform() as batches, transaction(con):
                 land(con, batches.batch(log.messages), platform.contracts, platform.settings)
             refresh(con, platform.marts, scheduled=True)
@@ -208,13 +208,25 @@ def test_a_check_that_is_taken_out_of_the_file_holds_nothing_back_any_more(
 
 def test_a_mart_whose_file_is_gone_loses_its_table(repository: Repository) -> None:
     repository.add("orders_of_patients.sql", GOOD)
-    with repository.warehouse().open() as con:
+    with repository.warehouse().open(evolve=True) as con:
         assert con.execute("FROM marts.orders_of_patients").fetchall() == []
     (repository.folder / "orders_of_patients.sql").unlink()
     warehouse.cache_clear()
-    with repository.warehouse().open() as con:
+    with repository.warehouse().open(evolve=True) as con:
         left = con.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'marts'").fetchall()
     assert {name for (name,) in left} == REPOSITORY
+
+
+def test_a_process_that_began_before_a_file_was_changed_leaves_its_table_alone(
+    repository: Repository,
+) -> None:
+    before = repository.warehouse()
+    repository.add("orders_of_patients.sql", GOOD)
+    warehouse.cache_clear()
+    with repository.warehouse().open(evolve=True):
+        pass
+    with before.open() as con:
+        assert con.execute("FROM marts.orders_of_patients").fetchall() == []
 
 
 def test_a_mart_that_fails_on_the_data_does_not_stop_the_others(
