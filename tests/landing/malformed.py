@@ -77,11 +77,14 @@ class _Kinds:
         words = "missing" if value is NEVER else repr(value)[:40]
         self.made.append(Kind(f"{table} {op}: {path} {words}", table, key, _json(envelope), lands))
 
-    def key(self, name: str, change: Callable[[int], bytes | None], *, lands: bool = False) -> None:
-        """Add a sound and a broken message with another key; `change` gets the row's id."""
+    def key(self, name: str, change: Callable[[int], bytes | None]) -> None:
+        """Add a sound and a broken message with another key; `change` gets the row's id.
+
+        The sound one lands by its image: what the key is, `message.key.columns` may decide.
+        """
         _, envelope = self.sound("orders")
         key = change(envelope["after"]["id"])
-        self.made.append(Kind(f"key: {name}", "orders", key, _json(envelope), lands))
+        self.made.append(Kind(f"key: {name}", "orders", key, _json(envelope), lands=True))
         self.made.append(Kind(f"key: {name}, on a broken message", "orders", key, b"{"))
 
 

@@ -59,7 +59,7 @@ def test_a_mart_that_failed_once_and_all_that_read_it_come_right_at_the_next_ref
     with monkeypatch.context() as patched:
         patched.setattr(refresh, "compute", fails_once)
         platform.refresh()
-    failed = "SELECT breaches FROM meta.checks WHERE name = 'computes' AND mart = '%s'" % failing
+    failed = f"SELECT breaches FROM meta.checks WHERE name = 'computes' AND mart = '{failing}'"
     assert platform.value(failed) == 1
     landed = len(log.messages)
     log.change("orders", "c", None, order(3, 60))
