@@ -22,7 +22,7 @@ from tests.histories import TABLES, World
 from tests.oracle import Message
 from tests.platform import assert_published_as_the_oracle, contracts, marts, published
 
-KILLS = 55
+KILLS = 51
 """By each of two workers."""
 _ROUND = 14
 _LONGEST_LIFE = 60.0

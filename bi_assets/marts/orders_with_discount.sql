@@ -41,6 +41,17 @@ sentence = "A discount is between 0 and 100 percent off."
 holds    = "discount_pct BETWEEN 0 AND 100"
 
 [[checks]]
+name     = "refunds_agree"
+sentence = "What the items say was paid back is what the order says."
+breaches = """
+  SELECT o.id FROM refreshed r JOIN history.orders o
+    ON o.id = r.order_id AND o.valid_to = TIMESTAMP '9999-12-31 00:00:00'
+  WHERE least(o.amount_refunded, o.amount_subtotal) <>
+    (SELECT sum(i.refunded_amount) FROM state.order_items i WHERE i.order_id = o.id)
+    AND o.amount_refunded IS NOT NULL"""
+severity = "warning"
+
+[[checks]]
 name     = "refund_within_order"
 sentence = "Not more goods are paid back than were bought."
 holds    = "net_goods >= 0"

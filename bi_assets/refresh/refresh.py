@@ -104,12 +104,14 @@ def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, schedu
         days = touched.get(mart.partition, []) if mart.partition and computed is not None else None
         try:
             with transaction(con):
-                if days is None or days:
-                    done.append(compute(con, mart, days))
-                    _leave_to_report(con, done[-1])
+                refreshed = compute(con, mart, days) if days is None or days else None
+                if refreshed:
+                    _leave_to_report(con, refreshed)
                 if days is None:
                     _compute_readers_as_a_whole(con, marts, mart)
                 _computed(con, mart, current)
+            if refreshed:
+                done.append(refreshed)
         except _ENVIRONMENT:
             raise  # nothing is wrong with the mart; what is touched stays touched
         except Exception as error:
