@@ -13,6 +13,8 @@ from tests.landing.messages import Log, order, user
 from tests.oracle import Message
 from tests.platform import Platform
 
+pytestmark = pytest.mark.xdist_group("malformed")  # all look at the same landing
+
 KINDS = {kind.name: kind for kind in kinds()}
 Place = tuple[str, int]
 """Topic and offset; everything is on partition 0."""
