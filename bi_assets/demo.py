@@ -73,10 +73,11 @@ class _Landing(threading.Thread):
             shown = shown or show_results(self._settings)
 
     def end(self) -> None:
-        """Sync no more; end the one that is under way."""
+        """Sync no more. The one that is under way is killed, which does no harm and says nothing."""
         self._ended.set()
         if self._sync:
-            stop([self._sync])
+            self._sync.kill()
+            self._sync.wait()
 
 
 def show_results(settings: Settings) -> bool:
