@@ -66,7 +66,7 @@ def redelivered(pieces: list[list[Message]], rng: random.Random) -> list[list[Me
 
 
 @pytest.mark.parametrize("shard", range(8))
-@settings(max_examples=11)
+@settings(max_examples=8)
 @given(world=worlds(), zones=ZONES, arrival=SEEDS)
 def test_no_interleaving_duplication_or_split_changes_a_row(
     shard: int, world: World, zones: tuple[str, str], arrival: int
