@@ -134,7 +134,8 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
                 looked_at = now
                 if source.topics_changed():
                     connect(warehouse, source)
-            source.refresh_ends()
+            if not batch:
+                source.refresh_ends()  # `read` has asked where it brought something
             if stale and (not source.has_news() or now - refreshed_at > _REFRESH_EVERY_SECONDS):
                 _refresh(warehouse, outcome, scheduled=False)
                 stale, refreshed_at = False, time.monotonic()
