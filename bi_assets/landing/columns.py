@@ -7,6 +7,7 @@ into a silent null (and 5.5 into 6). `typed` converts; `breach` says what is wro
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 from bi_assets.contracts.contract import Column
 
@@ -19,15 +20,20 @@ def typed(column: Column, text: str, pseudonym_key: str | None) -> str:
 
     Null where the text does not fit the type; `breach` tells that from a true null.
     """
-    value = _plain(column, text)
-    if column.privacy == "pseudonym" and pseudonym_key:
-        return token(f"CAST({value} AS VARCHAR)", pseudonym_key)
+    value = plain(column, text)
+    if is_token(column, pseudonym_key):
+        return token(f"CAST({value} AS VARCHAR)", pseudonym_key or "")
     return value
+
+
+def is_token(column: Column, pseudonym_key: str | None) -> bool:
+    """Tell whether a column is stored as a token."""
+    return column.privacy == "pseudonym" and bool(pseudonym_key)
 
 
 def stored_type(column: Column, pseudonym_key: str | None) -> str:
     """Return the DuckDB type of a column in the change log, the history and the marts."""
-    return "VARCHAR" if column.privacy == "pseudonym" and pseudonym_key else column.stored_type
+    return "VARCHAR" if is_token(column, pseudonym_key) else column.stored_type
 
 
 def token(text: str, key: str) -> str:
@@ -41,48 +47,63 @@ def token(text: str, key: str) -> str:
     return f"sha256(unhex('{outer}') || unhex(sha256(unhex('{inner}') || encode({text}))))"
 
 
-def breach(column: Column, text: str, exists: str, json_type: str) -> tuple[str, str]:
-    """Return SQL for "this row breaks the contract here" and the words for it.
+@dataclass(frozen=True)
+class Breach:
+    """How a row breaks the contract in one column.
 
-    `exists` is SQL telling whether the row has the column at all, `json_type` SQL for the type of
-    its JSON value; both are costly, and asked only where the text leaves a doubt.
+    `condition` is the exact SQL test; `doubt` is a cheap one that is true wherever it is, for the
+    many rows that are sound; `words` say what is wrong.
     """
-    plain = _plain(column, text)
-    conditions: list[str] = []
+
+    doubt: str
+    condition: str
+    words: str
+
+
+def breach(column: Column, text: str, value: str, exists: str, json_type: str) -> Breach:
+    """Return how a row may break the contract in a column.
+
+    `text` is SQL for the JSON value as text, `value` for what it became, `exists` tells whether the
+    row has the column at all, `json_type` the type of its JSON value; the last two are costly.
+    """
     words = f"{column.name} is not a valid {column.type}"
-    if column.type in ("bigint", "int", "date") or column.type.startswith("datetime"):
-        conditions.append(f"({not_integer(text)} OR ({text} IS NOT NULL AND {plain} IS NULL))")
+    doubts = [f"({text} IS NOT NULL AND {value} IS NULL)"]
+    exact: dict[str, str] = {}
+    if column.type in ("bigint", "int"):
+        doubts = [not_integer(text, value)]
+    elif column.type.startswith("date"):
+        doubts.append(not_integer(text, f"TRY_CAST({text} AS BIGINT)"))
     elif column.type == "varchar":
         suspicious = f"(left({text}, 1) IN ('{{', '[') OR {text} IN ('true', 'false'))"
-        conditions.append(f"({suspicious} AND {json_type} <> 'VARCHAR')")
-    else:
-        conditions.append(f"({text} IS NOT NULL AND {plain} IS NULL)")
+        doubts = [suspicious]
+        exact[suspicious] = f"({suspicious} AND {json_type} <> 'VARCHAR')"
     if column.minimum is not None:
-        conditions.append(f"coalesce({plain} < {column.minimum}, false)")
+        doubts.append(f"{value} < {column.minimum}")
         words += f" of at least {column.minimum}"
     if column.maximum is not None:
-        conditions.append(f"coalesce({plain} > {column.maximum}, false)")
+        doubts.append(f"{value} > {column.maximum}")
         words += f" and at most {column.maximum}"
     if column.not_null:
-        conditions.append(f"{text} IS NULL")
+        doubts.append(f"{text} IS NULL")
         words += ", or is missing"
         if column.type.startswith("date"):
             # Debezium writes a zero date of a NOT NULL column as 1970-01-01.
-            conditions.append(f"coalesce({text} = '0', false)")
+            doubts.append(f"{text} = '0'")
             words += " or a zero date"
     elif column.required:
-        conditions.append(f"({text} IS NULL AND NOT {exists})")
+        doubts.append(f"{text} IS NULL")
+        exact[doubts[-1]] = f"({text} IS NULL AND NOT {exists})"
         words += ", or the row has no such column"
-    return "(" + " OR ".join(conditions) + ")", words
+    condition = " OR ".join(exact.get(doubt, doubt) for doubt in doubts)
+    return Breach(" OR ".join(doubts), condition, words)
 
 
-def not_integer(text: str) -> str:
+def not_integer(text: str, number: str) -> str:
     """Return SQL for "this text is not a whole number"; null is none, and no fault.
 
-    The text must be the number that it becomes: ' 5', '5.5' and '0x10' would all be converted.
+    The text must be the `number` that it became: ' 5', '5.5' and '0x10' would all be converted.
     """
-    number = f"CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR)"
-    return f"coalesce({number} <> {text}, {text} IS NOT NULL)"
+    return f"CAST({number} AS VARCHAR) IS DISTINCT FROM {text}"
 
 
 def datetime_texts(column: Column, text: str) -> tuple[str, str]:
@@ -95,7 +116,8 @@ def datetime_texts(column: Column, text: str) -> tuple[str, str]:
     return f"{guard} {wall} END", f"{guard} utc_of_source({wall}) END"
 
 
-def _plain(column: Column, text: str) -> str:
+def plain(column: Column, text: str) -> str:
+    """Return SQL for the value of a JSON text as the contract types it, before it becomes a token."""
     stored = column.stored_type
     if column.type == "tinyint(1)":
         return f"CASE WHEN {text} IN ('1', 'true') THEN true WHEN {text} IN ('0', 'false') THEN false END"

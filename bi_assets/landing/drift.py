@@ -11,7 +11,7 @@ SCHEMA = [
     """CREATE TABLE IF NOT EXISTS meta.drift (
         table_name VARCHAR, column_name VARCHAR, events BIGINT, first_seen TIMESTAMP,
         last_seen TIMESTAMP)""",
-    """CREATE TABLE IF NOT EXISTS meta.seen_columns (table_name VARCHAR, column_name VARCHAR)""",
+    "DROP TABLE IF EXISTS meta.seen_columns",
 ]
 _EVERY_ROW_UP_TO = 1000
 _SAMPLE = """"offset" % 64 = 0
@@ -19,24 +19,16 @@ _SAMPLE = """"offset" % 64 = 0
 
 
 def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table) -> None:
-    """Note which columns the rows of a topic carry, and count the rows with unknown ones.
+    """Count the rows of a topic that carry columns which the contract does not know.
 
     Listing a row's columns costs as much as decoding it, so a large batch is looked at in every
-    64th message and the last of each partition; where that shows anything new, in every one.
+    64th message and the last of each partition; where that shows anything unknown, in every one.
     """
-    known = {
-        name
-        for (name,) in con.execute(
-            "SELECT column_name FROM meta.seen_columns WHERE table_name = ?", [contract.table]
-        ).fetchall()
-    }
     con.register("messages", messages)
     found: dict[str, int] = {}
-    if messages.num_rows <= _EVERY_ROW_UP_TO or not set(_columns(con, _SAMPLE)) <= known:
+    if messages.num_rows <= _EVERY_ROW_UP_TO or not set(_columns(con, _SAMPLE)) <= contract.fields:
         found = _columns(con, "true")
     con.unregister("messages")
-    for name in found.keys() - known & contract.fields:
-        con.execute("INSERT INTO meta.seen_columns VALUES (?, ?)", [contract.table, name])
     for name in found.keys() - contract.fields:
         con.execute(
             "MERGE INTO meta.drift d USING (SELECT $table AS t, $name AS c) s "

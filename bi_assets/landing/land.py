@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from bi_assets.contracts.contract import Contract
 from bi_assets.history import touched, versions
-from bi_assets.landing import change_log, drift, offsets, quarantine
+from bi_assets.landing import change_log, drift, duplicates, offsets, quarantine
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.debezium_json import decode_sql
 from bi_assets.settings import Settings
@@ -69,11 +69,11 @@ def land(
         counts["quarantined"] += _decode(con, contract, topic, messages, settings)
         counts += _count_odd_hours(con)
         drift.record(con, contract, messages)
-        counts["duplicates"] += change_log.stage(con, contract, topic, sources[topic])
-        (rows,) = one(con, "SELECT count(*) FROM landed")
+        counts["duplicates"] += duplicates.stage(con, contract, topic, sources[topic])
+        (rows,) = one(con, "SELECT coalesce(sum(n), 0)::BIGINT FROM stretches")
         if rows:
             tables[table] = rows
-            offsets.note_positions(con)
+            offsets.note_positions(con, topic)
             change_log.append(con, contract)
             versions.update(con, contract)
     touched.record(con, tables, contracts, batch_id)

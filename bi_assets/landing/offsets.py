@@ -14,14 +14,17 @@ import duckdb
 import pyarrow as pa
 
 from bi_assets.landing.batch import Batch, Loss, Partition, Restart
-from bi_assets.landing.change_log import BINLOG_BASE, BINLOG_NUMBER
 from bi_assets.sql import one
 
 SCHEMA = [
     """CREATE TABLE IF NOT EXISTS meta.offsets (
         cluster_id VARCHAR, topic_id VARCHAR, topic VARCHAR, partition INTEGER,
         next_offset BIGINT, end_offset BIGINT, last_source_ts TIMESTAMP,
-        server_id BIGINT, base VARCHAR, file_number BIGINT, pos BIGINT, "row" BIGINT)""",
+        server_id BIGINT, base VARCHAR, file_number BIGINT, pos BIGINT)""",
+    """ALTER TABLE meta.offsets DROP COLUMN IF EXISTS "row\"""",
+    # The latest place in the binlog that any snapshot row of a topic has named.
+    """CREATE TABLE IF NOT EXISTS meta.snapshots (
+        topic VARCHAR, base VARCHAR, file_number BIGINT, pos BIGINT)""",
     """CREATE TABLE IF NOT EXISTS meta.losses (
         cluster_id VARCHAR, topic VARCHAR, partition INTEGER, first_offset BIGINT,
         last_offset BIGINT, noticed_at TIMESTAMP)""",
@@ -60,23 +63,29 @@ def start_positions(con: duckdb.DuckDBPyConnection) -> None:
     """Make the temporary table `positions`, which `note_positions` fills and `advance` reads."""
     con.execute("""
 CREATE OR REPLACE TEMP TABLE positions (topic VARCHAR, partition INTEGER, last_source_ts TIMESTAMP,
-  server_id BIGINT, base VARCHAR, mark STRUCT(n BIGINT, p BIGINT, r BIGINT))""")
+  server_id BIGINT, base VARCHAR, mark STRUCT(n BIGINT, p BIGINT))""")
 
 
-def note_positions(con: duckdb.DuckDBPyConnection) -> None:
-    """Remember the highest binlog position of each partition in `landed`. Called once a topic."""
-    con.execute(f"""
+def note_positions(con: duckdb.DuckDBPyConnection, topic: str) -> None:
+    """Remember the highest binlog position of each partition in `stretches`. Called once a topic."""
+    con.execute("""
 INSERT INTO positions
 WITH newest AS (  -- the server that the partition's newest stream row comes from
-  SELECT _partition, arg_max(struct_pack(s := _server_id, b := {BINLOG_BASE}), _offset)
-    FILTER (_op <> 'r') AS source, max(_source_ts) AS last_source_ts
-  FROM landed GROUP BY _partition
+  SELECT _partition, max(last_source_ts) AS last_source_ts,
+    arg_max(struct_pack(s := _server_id, b := base), last_offset) FILTER (NOT is_snapshot) AS source
+  FROM stretches GROUP BY _partition
 )
-SELECT any_value(_topic), _partition, any_value(last_source_ts), any_value(source.s),
-  any_value(source.b), max(struct_pack(n := coalesce({BINLOG_NUMBER}, 0), p := _binlog_pos, r := _row))
-    FILTER (_op <> 'r' AND _server_id IS NOT DISTINCT FROM source.s
-            AND {BINLOG_BASE} IS NOT DISTINCT FROM source.b)
-FROM landed JOIN newest USING (_partition) GROUP BY _partition""")
+SELECT $topic, _partition, any_value(newest.last_source_ts), any_value(source.s), any_value(source.b),
+  max(struct_pack(n := coalesce(file_number, 0), p := last_pos))
+    FILTER (NOT is_snapshot AND (_server_id, base) IS NOT DISTINCT FROM (source.s, source.b))
+FROM stretches JOIN newest USING (_partition) GROUP BY _partition""", {"topic": topic})  # fmt: skip
+    con.execute("""
+MERGE INTO meta.snapshots s USING (
+  SELECT base, max(struct_pack(n := file_number, p := last_pos)) AS place
+  FROM stretches WHERE is_snapshot GROUP BY base) f ON s.topic = $topic AND s.base = f.base
+WHEN MATCHED AND (s.file_number, s.pos) < (place.n, place.p) THEN
+  UPDATE SET file_number = place.n, pos = place.p
+WHEN NOT MATCHED THEN INSERT VALUES ($topic, f.base, place.n, place.p)""", {"topic": topic})  # fmt: skip
 
 
 def advance(con: duckdb.DuckDBPyConnection, batch: Batch) -> None:
@@ -105,8 +114,8 @@ SELECT m.cluster_id, m.topic_id, m.topic, m.partition,
   CASE WHEN p.mark IS NULL THEN o.server_id ELSE p.server_id END AS server_id,
   CASE WHEN p.mark IS NULL THEN o.base ELSE p.base END AS base,
   CASE WHEN p.mark IS NULL OR ((p.server_id, p.base) IS NOT DISTINCT FROM (o.server_id, o.base)
-            AND struct_pack(n := o.file_number, p := o.pos, r := o."row") > p.mark)
-       THEN struct_pack(n := o.file_number, p := o.pos, r := o."row") ELSE p.mark END AS mark
+            AND struct_pack(n := o.file_number, p := o.pos) > p.mark)
+       THEN struct_pack(n := o.file_number, p := o.pos) ELSE p.mark END AS mark
 FROM moved m LEFT JOIN positions p USING (topic, partition)
 LEFT JOIN meta.offsets o ON o.cluster_id = m.cluster_id AND o.topic_id = m.topic_id
   AND o.topic = m.topic AND o.partition = m.partition""")
@@ -117,7 +126,7 @@ WHERE o.cluster_id = a.cluster_id AND o.topic_id = a.topic_id
   AND o.topic = a.topic AND o.partition = a.partition""")
     con.execute("""
 INSERT INTO meta.offsets
-SELECT * EXCLUDE (mark), mark.n, mark.p, mark.r FROM advanced""")
+SELECT * EXCLUDE (mark), mark.n, mark.p FROM advanced""")
 
 
 def record_losses(con: duckdb.DuckDBPyConnection, losses: Iterable[Loss], now: datetime) -> None:
