@@ -83,7 +83,7 @@ class Warehouse:
             statements += module.SCHEMA
         for contract in self.contracts.values():
             statements += change_log.create_sql(contract, key)
-            statements += versions.create_sql(contract, key)
+            statements += versions.create_sql(contract, key, self.settings.business_timezone)
         return statements
 
     def _setup(self) -> dict[str, str]:

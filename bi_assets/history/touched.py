@@ -22,23 +22,25 @@ WHERE i.valid_to = {OPEN_END} AND o.valid_to = {OPEN_END}"""
 
 # A version whose end alone moved says the same as before up to the earlier end. The first version
 # also answers for the time before it, when nothing is known yet.
-_ORDERS_OF_CHANGED_PATIENTS = f"""
-WITH versions AS (
+_CHANGED_INTERVALS = f"""
+CREATE OR REPLACE TEMP TABLE changed_intervals AS
+SELECT id, last_end AS until, CASE
+    WHEN only_end_moved THEN first_end
+    WHEN is_first THEN {BEGINNING}
+    ELSE valid_from END AS since
+FROM (
   SELECT id, version_no <= 1 AS is_first, valid_from, (practitioner_discount, practitioner_id, is_deleted,
     valid_from_is_exact) AS said, min(valid_to) AS first_end, max(valid_to) AS last_end,
     count(DISTINCT side) = 2 AS only_end_moved
-  FROM changed_users GROUP BY ALL
-),
-intervals AS (
-  SELECT id, last_end AS until, CASE
-      WHEN only_end_moved THEN first_end
-      WHEN is_first THEN {BEGINNING}
-      ELSE valid_from END AS since
-  FROM versions
-)
+  FROM changed_users GROUP BY ALL)"""
+
+# The earliest of them as a constant keeps the search away from the orders before.
+_SINCE = "SET VARIABLE since = (SELECT min(since) FROM changed_intervals)"
+
+_ORDERS_OF_CHANGED_PATIENTS = f"""
 SELECT DISTINCT o.business_date
-FROM intervals i JOIN history.orders o ON o.user_id = i.id AND o.date >= i.since AND o.date < i.until
-WHERE o.valid_to = {OPEN_END}"""
+FROM changed_intervals i JOIN history.orders o ON o.user_id = i.id AND o.date >= i.since AND o.date < i.until
+WHERE o.valid_to = {OPEN_END} AND o.date >= getvariable('since')"""
 
 SCHEMA = [
     # Days to be computed again.
@@ -50,14 +52,14 @@ SCHEMA = [
 AS_OF = "as_of"
 """Name under which `meta.versions` keeps the moves of the last whole business date."""
 
-RULES: dict[str, dict[str, str]] = {
+RULES: dict[str, dict[str, tuple[str, ...]]] = {
     "order_date": {
-        "orders": _OWN_DAY.format(table="orders"),
-        "order_items": _ORDERS_OF_CHANGED_ITEMS,
-        "users": _ORDERS_OF_CHANGED_PATIENTS,
+        "orders": (_OWN_DAY.format(table="orders"),),
+        "order_items": (_ORDERS_OF_CHANGED_ITEMS,),
+        "users": (_CHANGED_INTERVALS, _SINCE, _ORDERS_OF_CHANGED_PATIENTS),
     },
 }
-"""Kind of partition -> source table -> SQL for the days."""
+"""Kind of partition -> source table -> SQL: what prepares, and last the query for the days."""
 
 DAYS_OF = {"order_date": "orders"}
 """Kind of partition -> the source table whose business dates the days are."""
@@ -76,8 +78,11 @@ def record(
         if DAYS_OF[kind] not in known:
             continue
         for table in sorted(changed & set(rules)):
+            *preparing, days = rules[table]
+            for statement in preparing:
+                con.execute(statement)
             con.execute(
-                f"INSERT INTO meta.touched SELECT $kind, * FROM ({rules[table]}) "
+                f"INSERT INTO meta.touched SELECT $kind, * FROM ({days}) "
                 "EXCEPT SELECT kind, day FROM meta.touched",
                 {"kind": kind},
             )

@@ -1,8 +1,10 @@
-"""What was true when: slowly changing dimensions (type 2) from the change logs.
+"""What was true when: slowly changing dimensions (type 2) over the change logs.
 
-`history.TABLE` holds every version of every row, `state.TABLE` is a view of the present. The
-versions of a key are a pure function of its change-log rows, so that they are the same however
-the rows arrived; only the keys that a batch touches are computed.
+A version is a change-log row and how long it held. That is kept with the row itself, in
+`_valid_from`, `_valid_to` and `_version_no` of `cdc.TABLE`; `history.TABLE` and `state.TABLE` are
+views of every version and of the present. The versions of a key are a pure function of its
+change-log rows, so that they are the same however the rows arrived; only the keys that a batch
+touches are computed.
 """
 
 from __future__ import annotations
@@ -10,8 +12,17 @@ from __future__ import annotations
 import duckdb
 
 from bi_assets.contracts.contract import Contract
-from bi_assets.landing.change_log import BINLOG_BASE, BINLOG_NUMBER
+from bi_assets.landing.change_log import (
+    BINLOG_BASE,
+    BINLOG_NUMBER,
+    BUSINESS_DATE,
+    VALIDITY,
+    before_value,
+    stamp,
+)
 from bi_assets.landing.columns import stored_type
+from bi_assets.landing.debezium_json import POSITION
+from bi_assets.landing.wall_time import business_date
 from bi_assets.sql import one, quote
 
 BEGINNING = "TIMESTAMP '0001-01-01 00:00:00'"
@@ -19,115 +30,151 @@ BEGINNING = "TIMESTAMP '0001-01-01 00:00:00'"
 OPEN_END = "TIMESTAMP '9999-12-31 00:00:00'"
 """`valid_to` of the newest version."""
 
-_VERSION = {
-    "valid_from": "TIMESTAMP",
-    "valid_to": "TIMESTAMP",
-    "valid_from_is_exact": "BOOLEAN",
-    "is_deleted": "BOOLEAN",
-    "version_no": "INTEGER",
-    "_op": "VARCHAR",
-    "_server_id": "BIGINT",
-    "_binlog_file": "VARCHAR",
-    "_binlog_pos": "BIGINT",
-    "_row": "BIGINT",
-    "_topic": "VARCHAR",
-    "_partition": "INTEGER",
-    "_offset": "BIGINT",
-}
-
 _PLACE = "_op, _server_id, _binlog_file, _binlog_pos, _row, _topic, _partition, _offset"
 
-DERIVED_COLUMNS = (*_VERSION, "business_date")
+DERIVED_COLUMNS = (
+    "valid_from",
+    "valid_to",
+    "valid_from_is_exact",
+    "is_deleted",
+    "version_no",
+    *_PLACE.split(", "),
+    "business_date",
+)
 """What history adds to a contract's columns (`business_date` where the contract names one)."""
 
 
-def create_sql(contract: Contract, pseudonym_key: str | None) -> list[str]:
-    """Return the statements that make `history.TABLE` and `state.TABLE`, or add what is new."""
-    columns = [f"{quote(c.name)} {stored_type(c, pseudonym_key)}" for c in contract.columns]
-    columns += [f"{name} {kind}" for name, kind in _VERSION.items()]
-    if contract.business_date:
-        columns.append("business_date DATE")
+def create_sql(contract: Contract, pseudonym_key: str | None, timezone: str) -> list[str]:
+    """Return the statements that make `history.TABLE` and `state.TABLE`; the log is there already."""
     table = quote(contract.table)
-    present = ", ".join(quote(name) for name in [*contract.names, *_derived(contract)])
+    present = [*map(quote, contract.names), *(["business_date"] if contract.business_date else [])]
     return [
-        f"CREATE TABLE IF NOT EXISTS history.{table} ({', '.join(columns)})",
-        *(f"ALTER TABLE history.{table} ADD COLUMN IF NOT EXISTS {column}" for column in columns),
-        f"CREATE OR REPLACE VIEW state.{table} AS SELECT {present} FROM history.{table} "
+        f"CREATE OR REPLACE VIEW history.{table} AS "
+        + _history_sql(contract, f"cdc.{table}", pseudonym_key, timezone),
+        f"CREATE OR REPLACE VIEW state.{table} AS SELECT {', '.join(present)} FROM history.{table} "
         f"WHERE valid_to = {OPEN_END} AND NOT is_deleted",
     ]
 
 
-def update(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
-    """Bring `history.TABLE` up to date for the keys in `landed`, whose rows are in the log.
+def append(
+    con: duckdb.DuckDBPyConnection, contract: Contract, pseudonym_key: str | None, timezone: str
+) -> None:
+    """Append `landed` to the change log, and bring the versions of its keys up to date.
 
     What it costs follows the change. A key that is new and comes once, as most do, has one version
     and nothing to be put in order. A known key whose changes all follow its newest version is
     computed on from there; only where something arrived out of order is its whole log read again.
 
-    Leaves the temporary table `changed_TABLE`: the versions that came (`side` = 'new') and went
-    ('old'), which is all that anything downstream may have to look at again.
+    Leaves the temporary view `changed_TABLE`: the versions that came (`side` = 'new') and went
+    ('old'), which is all that anything downstream may have to look at again. Parameters of the
+    batch are session variables.
     """
-    table, key = quote(contract.table), ", ".join(quote(name) for name in contract.key)
-    columns = ", ".join(quote(name) for name in (*contract.names, *_VERSION, *_derived(contract)))
-    changed = quote(f"changed_{contract.table}")
+    table, key = quote(contract.table), _names(contract.key)
     con.execute(f"""
 CREATE OR REPLACE TEMP TABLE newest AS
-SELECT rowid AS _id, {columns} FROM history.{table} SEMI JOIN landed USING ({key})
-WHERE valid_to = {OPEN_END}""")
+SELECT rowid AS _id, * FROM cdc.{table} SEMI JOIN landed USING ({key}) WHERE _valid_to = {OPEN_END}""")
+    busy_keys = quote(f"busy_keys_{contract.table}")
     con.execute(f"""
-CREATE OR REPLACE TEMP TABLE busy_keys AS
+CREATE OR REPLACE TEMP TABLE {busy_keys} AS
 SELECT {key} FROM landed GROUP BY ALL HAVING count(*) > 1 UNION SELECT {key} FROM newest""")
+    (busy,) = one(con, f"SELECT count(*) FROM {busy_keys}")
+    fresh = f"ANTI JOIN {busy_keys} USING ({key})" if busy else ""
     con.execute(f"""
-CREATE OR REPLACE TEMP TABLE {changed} AS
-SELECT 'new' AS side, NULL::BIGINT AS _id, {columns} FROM ({
-        _versions_sql(
+INSERT INTO cdc.{table} BY NAME
+SELECT *, {stamp(contract)}, _source_ts AS _valid_from, {OPEN_END} AS _valid_to, 1 AS _version_no
+FROM landed {fresh}""")
+    changed = f"""
+SELECT 'new' AS side, * FROM ({
+        _history_sql(
             contract,
             f'''
-  SELECT *, _source_ts AS valid_from, 1 AS version_no, {OPEN_END} AS valid_to
-  FROM landed ANTI JOIN busy_keys USING ({key})''',
+  (SELECT * FROM cdc.{table} {fresh} WHERE _batch_id = getvariable('batch_id'))''',
+            pseudonym_key,
+            timezone,
         )
-    })""")
-    (busy,) = one(con, "SELECT count(*) FROM busy_keys")
+    })"""
     if busy:
-        _compute_busy(con, contract, columns)
-    con.execute(f"DELETE FROM history.{table} WHERE rowid IN (SELECT _id FROM {changed} WHERE side = 'old')")
+        _append_busy(con, contract)
+        before = _history_sql(contract, "rows_before", pseudonym_key, timezone)
+        after = _history_sql(contract, "rows_after", pseudonym_key, timezone)
+        busy_changes = quote(f"busy_changes_{contract.table}")
+        con.execute(f"""
+CREATE OR REPLACE TEMP TABLE {busy_changes} AS
+SELECT 'old' AS side, * FROM (({before}) EXCEPT ({after}))
+UNION ALL SELECT 'new' AS side, * FROM (({after}) EXCEPT ({before}))""")
+        changed += f" UNION ALL FROM {busy_changes}"
+    con.execute(f"CREATE OR REPLACE TEMP VIEW {quote(f'changed_{contract.table}')} AS {changed}")
+
+
+def rebuild(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
+    """Compute the versions of every key from the change log again."""
+    table, key = quote(contract.table), _names(contract.key)
+    con.execute(f"CREATE OR REPLACE TEMP TABLE reordered_keys AS SELECT DISTINCT {key} FROM cdc.{table}")
     con.execute(f"""
-INSERT INTO history.{table} BY NAME
-SELECT * EXCLUDE (side, _id) FROM {changed} WHERE side = 'new'""")
+CREATE OR REPLACE TEMP TABLE rows_before AS
+SELECT rowid AS _id, *, _source_ts AS _at, 1 AS _first_no FROM cdc.{table}""")
+    _put_in_order(con, contract)
+    _move(con, contract)
 
 
-def _compute_busy(con: duckdb.DuckDBPyConnection, contract: Contract, columns: str) -> None:
-    """Add to `changed_TABLE` what becomes of `busy_keys`."""
-    table, key = quote(contract.table), ", ".join(quote(name) for name in contract.key)
-    names = ", ".join(quote(name) for name in contract.names)
+def _append_busy(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
+    """Append the rows of keys that are known or come more than once; move the bounds of old ones.
+
+    Leaves `rows_before` and `rows_after`: the rows whose validity is computed, as it was and is.
+    """
+    table, key = quote(contract.table), _names(contract.key)
+    busy_keys = quote(f"busy_keys_{contract.table}")
     con.execute(f"CREATE OR REPLACE TEMP TABLE reordered_keys AS {_reordered_sql(contract)}")
     (reordered,) = one(con, "SELECT count(*) FROM reordered_keys")
-    old, logged = "SELECT * FROM newest", ""
+    # A known key goes on from its newest version, which has its number and the time reached so far.
+    before = f"""
+SELECT *, _valid_from AS _at, _version_no AS _first_no FROM newest ANTI JOIN reordered_keys USING ({key})"""
     if reordered:
-        old = f"""
-  SELECT * FROM newest ANTI JOIN reordered_keys USING ({key})
-  UNION ALL SELECT rowid AS _id, {columns} FROM history.{table} SEMI JOIN reordered_keys USING ({key})"""
-        logged = f"""
-UNION ALL BY NAME
-SELECT *, 1 AS _first_no FROM cdc.{table} SEMI JOIN reordered_keys USING ({key})"""
-    con.execute(f"CREATE OR REPLACE TEMP TABLE old_versions AS {old}")
+        before += f"""
+UNION ALL SELECT rowid AS _id, *, _source_ts AS _at, 1 AS _first_no
+FROM cdc.{table} SEMI JOIN reordered_keys USING ({key})"""
+    con.execute(f"CREATE OR REPLACE TEMP TABLE rows_before AS {before}")
     con.execute(f"""
-CREATE OR REPLACE TEMP TABLE rows_of_keys AS
-SELECT {names}, NULL AS _before, {_PLACE}, valid_from AS _source_ts, NULL AS _snapshot, -1 AS _batch_id,
-  version_no AS _first_no
-FROM newest ANTI JOIN reordered_keys USING ({key})
-UNION ALL BY NAME
-SELECT *, getvariable('batch_id') AS _batch_id, 1 AS _first_no
-FROM landed SEMI JOIN busy_keys USING ({key}) ANTI JOIN reordered_keys USING ({key})
-{logged}""")
+INSERT INTO rows_before BY NAME
+SELECT *, {stamp(contract)}, _source_ts AS _at, 1 AS _first_no
+FROM landed SEMI JOIN {busy_keys} USING ({key})""")
+    _put_in_order(con, contract)
+    _move(con, contract)
     con.execute(f"""
-CREATE OR REPLACE TEMP TABLE versions AS
-SELECT {columns} FROM ({_versions_sql(contract, _in_order_sql(contract))})""")
+INSERT INTO cdc.{table} BY NAME SELECT * EXCLUDE (_id, _at, _first_no) FROM rows_after WHERE _id IS NULL""")
+
+
+def _move(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
+    """Give the rows that were there already the validity that they now have."""
+    columns = VALIDITY.keys()
     con.execute(f"""
-INSERT INTO {quote(f"changed_{contract.table}")}
-SELECT 'old', * FROM old_versions
-SEMI JOIN (SELECT {columns} FROM old_versions EXCEPT FROM versions) USING ({key}, version_no)
-UNION ALL SELECT 'new', NULL, * FROM (FROM versions EXCEPT SELECT {columns} FROM old_versions)""")
+UPDATE cdc.{quote(contract.table)} c SET {", ".join(f"{name} = a.{name}" for name in columns)}
+FROM rows_after a JOIN rows_before b USING (_id)
+WHERE c.rowid = _id AND ({", ".join(f"a.{name}" for name in columns)}) IS DISTINCT FROM
+  ({", ".join(f"b.{name}" for name in columns)})""")
+
+
+def _names(columns: tuple[str, ...]) -> str:
+    return ", ".join(map(quote, columns))
+
+
+def _history_sql(contract: Contract, rows: str, pseudonym_key: str | None, timezone: str) -> str:
+    """SQL for history's rows from change-log rows with their validity."""
+    date = contract.business_date
+    before = ", ".join(
+        f"{before_value(c.name, stored_type(c, pseudonym_key))} AS {quote(c.name)}" for c in contract.columns
+    )
+    day = f", {BUSINESS_DATE} AS business_date" if date else ""
+    day_before = f", {business_date(quote(date), timezone)} AS business_date" if date else ""
+    return f"""
+SELECT {_names(contract.names)}, _valid_from AS valid_from, _valid_to AS valid_to,
+  _op <> 'r' AS valid_from_is_exact, _op = 'd' AS is_deleted, _version_no AS version_no, {_PLACE}{day}
+FROM {rows} WHERE _version_no IS NOT NULL
+UNION ALL
+-- What the first change that was seen replaced: true until then, since when is not known.
+SELECT *{day_before} FROM (
+  SELECT {before}, {BEGINNING}, _valid_from, false, false, 0, {_PLACE}
+  FROM {rows} WHERE _version_no = 1 AND _op = 'u' AND _before IS NOT NULL)"""
 
 
 def _reordered_sql(contract: Contract) -> str:
@@ -137,7 +184,7 @@ def _reordered_sql(contract: Contract) -> str:
     also than any snapshot: a snapshot row that repeats the state made no version, and is only in
     the log.
     """
-    key = ", ".join(quote(name) for name in contract.key)
+    key = _names(contract.key)
     place = (
         f"_op, _topic, _server_id, {BINLOG_BASE} AS base, {BINLOG_NUMBER} AS file_number, _binlog_pos, _row"
     )
@@ -156,33 +203,8 @@ HAVING NOT coalesce(bool_and(
   OR count(DISTINCT c._server_id) > 1"""
 
 
-def _derived(contract: Contract) -> list[str]:
-    return ["business_date"] if contract.business_date else []
-
-
-def _versions_sql(contract: Contract, numbered: str) -> str:
-    """SQL for history's rows, from SQL for the changes with `valid_from`, `valid_to`, `version_no`."""
-    names = ", ".join(quote(name) for name in contract.names)
-    before = ", ".join(f"_before.{quote(name)} AS {quote(name)}" for name in contract.names)
-    business_date = (
-        f", business_date({quote(contract.business_date)}) AS business_date" if contract.business_date else ""
-    )
-    return f"""
-WITH numbered AS ({numbered})
-SELECT {names}, valid_from, valid_to, _op <> 'r' AS valid_from_is_exact, _op = 'd' AS is_deleted,
-  CAST(version_no AS INTEGER) AS version_no, {_PLACE}{business_date}
-FROM numbered
-UNION ALL BY NAME
--- What the first change that was seen replaced: true until then, since when is not known.
-SELECT *{business_date} FROM (
-  SELECT {before}, {BEGINNING} AS valid_from, valid_from AS valid_to, false AS valid_from_is_exact,
-    false AS is_deleted, 0 AS version_no, {_PLACE}
-  FROM numbered WHERE version_no = 1 AND _op = 'u' AND _before IS NOT NULL)
-"""
-
-
-def _in_order_sql(contract: Contract) -> str:
-    """SQL for the changes of all keys in `rows_of_keys`, put in order and numbered.
+def _put_in_order(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
+    """Make `rows_after`: the rows of `rows_before`, with the validity that their order gives them.
 
     The order of a key's changes is that of their positions wherever these can be compared, and
     Kafka's elsewhere: consecutive rows of one server and binlog name are an epoch, epochs follow
@@ -191,14 +213,17 @@ def _in_order_sql(contract: Contract) -> str:
     incremental one) in an earlier binlog file than what went before is that of a server that
     replaced the last one: it begins an epoch.
     """
-    key = ", ".join(quote(name) for name in contract.key)
-    names = ", ".join(quote(name) for name in contract.names)
+    key, names = _names(contract.key), _names(contract.names)
     arrival = "_batch_id, _partition, _offset"
-    return f"""
+    columns = ", ".join([names, "_before", *POSITION, "_landed_at", "_batch_id", "_id", "_at", "_first_no"])
+    if contract.business_date:
+        columns += f", {BUSINESS_DATE}"
+    con.execute(f"""
+CREATE OR REPLACE TEMP TABLE rows_after AS
 WITH placed AS (
   SELECT *, {BINLOG_BASE} AS base, {BINLOG_NUMBER} AS file_number,
     nullif(_server_id, 0) AS server
-  FROM rows_of_keys
+  FROM rows_before
 ),
 named AS (
   SELECT *, coalesce(
@@ -231,18 +256,21 @@ ordered AS (
 ),
 -- A snapshot row that repeats the state is no version.
 news AS (
-  SELECT * FROM ordered
+  SELECT *, _op <> 'r' OR turn = 1 OR lag(_op) OVER turns = 'd'
+      OR row({names}) IS DISTINCT FROM lag(row({names})) OVER turns AS is_version
+  FROM ordered
   WINDOW turns AS (PARTITION BY {key} ORDER BY turn)
-  QUALIFY _op <> 'r' OR turn = 1 OR lag(_op) OVER turns = 'd'
-      OR row({names}) IS DISTINCT FROM lag(row({names})) OVER turns
 ),
 timed AS (
-  SELECT {names}, _before, {_PLACE},
-    max(_source_ts) OVER (PARTITION BY {key} ORDER BY turn ROWS UNBOUNDED PRECEDING) AS valid_from,
-    row_number() OVER (PARTITION BY {key} ORDER BY turn)
-      + max(_first_no) OVER (PARTITION BY {key}) - 1 AS version_no
+  SELECT *,
+    CASE WHEN is_version THEN max(_at) FILTER (is_version) OVER so_far END AS from_then,
+    CASE WHEN is_version THEN count(*) FILTER (is_version) OVER so_far
+      + max(_first_no) OVER (PARTITION BY {key}) - 1 END AS number
   FROM news
+  WINDOW so_far AS (PARTITION BY {key} ORDER BY turn ROWS UNBOUNDED PRECEDING)
 )
-SELECT *, lead(valid_from, 1, {OPEN_END}) OVER (PARTITION BY {key} ORDER BY version_no) AS valid_to
-FROM timed
-"""
+SELECT {columns}, from_then AS _valid_from,
+  CASE WHEN is_version THEN coalesce(min(from_then) OVER (PARTITION BY {key} ORDER BY turn
+    ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING), {OPEN_END}) END AS _valid_to,
+  CAST(number AS INTEGER) AS _version_no
+FROM timed""")

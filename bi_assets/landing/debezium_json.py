@@ -2,7 +2,7 @@
 
 Every decoder of this folder makes the same relation from the messages of one topic, the
 temporary table `decoded`: one row per message that is not a tombstone, the contract's columns
-typed, `_before` (the row before an update), where and when the change was made, and `_cause`:
+typed, `_before` (the row before an update, as JSON), where and when the change was made, and `_cause`:
 null, or why the row can't be landed. Other forms (Avro) are further modules like this one.
 """
 
@@ -15,7 +15,6 @@ from bi_assets.landing.columns import (
     is_token,
     not_integer,
     plain,
-    stored_type,
     typed,
 )
 from bi_assets.landing.wall_time import odd_hours
@@ -44,12 +43,6 @@ POSITION = {
 """What every change carries beside its row: what it was, when, and where in binlog and Kafka."""
 
 
-def before_type(contract: Contract, pseudonym_key: str | None) -> str:
-    """Return the DuckDB type of `_before`: a struct of the contract's columns."""
-    columns = (f"{quote(c.name)} {stored_type(c, pseudonym_key)}" for c in contract.columns)
-    return f"STRUCT({', '.join(columns)})"
-
-
 def decode_sql(contract: Contract, topic: str, settings: Settings) -> str:
     """Return the statement that makes `decoded` from the relation `messages` of one topic.
 
@@ -58,11 +51,12 @@ def decode_sql(contract: Contract, topic: str, settings: Settings) -> str:
     """
     key = settings.pseudonym_key
     image = "{" + ",".join(f'"{name}":"VARCHAR"' for name in contract.names) + "}"
-    envelope = f'{{"op":"VARCHAR","ts_ms":"VARCHAR","before":{image},"after":{image},"source":{_SOURCE}}}'
+    envelope = f'{{"op":"VARCHAR","before":"VARCHAR","after":{image},"source":{_SOURCE}}}'
     texts = ", ".join(f"image.{quote(c.name)} AS {_text(c)}" for c in contract.columns)
     values = ",\n    ".join(f"{_value(c, key)} AS {quote(c.name)}" for c in contract.columns)
     before = ", ".join(
-        f"{quote(c.name)} := {typed(c, f'before.{quote(c.name)}', key)}" for c in contract.columns
+        f"{quote(c.name)} := CAST({typed(c, f'before.{quote(c.name)}', key)} AS VARCHAR)"
+        for c in contract.columns
     )
     names = ", ".join(quote(name) for name in contract.names)
     return f"""
@@ -75,11 +69,13 @@ parsed AS (
   SELECT *, try(from_json(text, {literal(envelope)})) AS e FROM texts
 ),
 imaged AS (
-  SELECT * EXCLUDE (e), e.op AS op, e.source AS s, e.before AS before,
-    CASE WHEN e.op = 'd' THEN e.before ELSE e.after END AS image,
+  SELECT * EXCLUDE (e), e.op AS op, e.source AS s,
+    -- Most rows have none, and a struct of nulls is as costly as one of values.
+    CASE WHEN e.op IN ('u', 'd') THEN try(from_json(e.before, {literal(image)})) END AS before,
+    CASE WHEN e.op = 'd' THEN before ELSE e.after END AS image,
     -- Some versions leave a snapshot row's time at 0; the envelope's is right there.
-    CASE WHEN e.op = 'r' AND coalesce(e.source.ts_ms, '0') = '0' THEN e.ts_ms ELSE e.source.ts_ms END
-      AS ts_text
+    CASE WHEN e.op = 'r' AND coalesce(e.source.ts_ms, '0') = '0' THEN json_extract_string(text, '$.ts_ms')
+         ELSE e.source.ts_ms END AS ts_text
   FROM parsed
 ),
 fields AS (
@@ -94,7 +90,8 @@ typed AS (
   FROM fields
 )
 SELECT {names},
-    CASE WHEN op = 'u' AND before IS NOT NULL THEN struct_pack({before}) END AS _before,
+    CASE WHEN op = 'u' AND before IS NOT NULL
+         THEN CAST(to_json(struct_pack({before})) AS VARCHAR) END AS _before,
     op AS _op,
     CASE WHEN ts_ms NOT BETWEEN 1 AND {_LATEST_MS} THEN NULL
          WHEN ts_us // 1000 = ts_ms THEN make_timestamp(ts_us)  -- finer, with GTIDs

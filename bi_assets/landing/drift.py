@@ -14,7 +14,7 @@ SCHEMA = [
     "DROP TABLE IF EXISTS meta.seen_columns",
 ]
 _EVERY_ROW_UP_TO = 1000
-_SAMPLE = """"offset" % 64 = 0
+_SAMPLE = """"offset" % 256 = 0
   OR (partition, "offset") IN (SELECT (partition, max("offset")) FROM messages GROUP BY partition)"""
 
 
@@ -22,7 +22,7 @@ def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Tabl
     """Count the rows of a topic that carry columns which the contract does not know.
 
     Listing a row's columns costs as much as decoding it, so a large batch is looked at in every
-    64th message and the last of each partition; where that shows anything unknown, in every one.
+    256th message and the last of each partition; where that shows anything unknown, in every one.
     """
     con.register("messages", messages)
     found: dict[str, int] = {}

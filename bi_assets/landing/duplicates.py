@@ -56,7 +56,7 @@ WITH {_MARKS}
 SELECT (SELECT count(*) FROM placed
         WHERE mark IS NOT NULL AND (NOT comparable OR (file_number, first_pos) <= mark))
      + (SELECT count(*) FROM (SELECT 1 FROM landed WHERE _op <> 'r'
-        GROUP BY _server_id, _binlog_file, _binlog_pos, _row HAVING count(*) > 1))""", at)  # fmt: skip
+        GROUP BY _binlog_pos, _row HAVING count(*) > 1))""", at)  # fmt: skip
     duplicates = _drop(con, contract, at) if doubtful else 0
     if duplicates:
         con.execute(_SUMMARY)

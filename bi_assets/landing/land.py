@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from bi_assets.contracts.contract import Contract
 from bi_assets.history import touched, versions
-from bi_assets.landing import change_log, drift, duplicates, offsets, quarantine
+from bi_assets.landing import drift, duplicates, offsets, quarantine
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.debezium_json import decode_sql
 from bi_assets.settings import Settings
@@ -74,8 +74,7 @@ def land(
         if rows:
             tables[table] = rows
             offsets.note_positions(con, topic)
-            change_log.append(con, contract)
-            versions.update(con, contract)
+            versions.append(con, contract, settings.pseudonym_key, settings.business_timezone)
     touched.record(con, tables, contracts, batch_id)
     counts["landed"] = sum(tables.values())
     offsets.advance(con, batch)

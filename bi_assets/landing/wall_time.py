@@ -20,8 +20,13 @@ def macros(source_timezone: str, business_timezone: str) -> list[str]:
     return [
         f"CREATE OR REPLACE TEMP MACRO source_of_utc(utc) AS {_wall('utc', source_timezone)}",
         f"CREATE OR REPLACE TEMP MACRO utc_of_source(wall) AS {_utc('wall', source_timezone)}",
-        f"CREATE OR REPLACE TEMP MACRO business_date(utc) AS CAST({_wall('utc', business_timezone)} AS DATE)",
+        f"CREATE OR REPLACE TEMP MACRO business_date(utc) AS {business_date('utc', business_timezone)}",
     ]
+
+
+def business_date(utc: str, timezone: str) -> str:
+    """Return SQL for the business date of a UTC time."""
+    return f"CAST({_wall(utc, timezone)} AS DATE)"
 
 
 def odd_hours(utc: str, wall: str, timezone: str) -> tuple[str, str]:

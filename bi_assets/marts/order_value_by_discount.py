@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import duckdb
 import numpy as np
-import polars as pl
-from scipy import stats
+import pyarrow as pa
+from scipy.special import stdtrit
 
 from bi_assets.refresh.mart import Context
 
@@ -48,49 +49,54 @@ breaches = '''
 
 MIN_ORDERS, MIN_PATIENTS = 30, 11  # metrics.md G11
 
+# Everything is made of exact sums of cents' hundredths, so that the order of the orders does not matter to the last
+# digit. Clustered error of a ratio of sums over m patients with y_i in x_i orders, R = sum y / sum x (G10):
+# sqrt(m/(m-1) * sum_i (y_i - R x_i)^2) / sum x_i.
+_LEVELS = """
+WITH eligible AS (
+  SELECT discount_pct, patient_id, net_goods, CAST(net_goods * 10000 AS HUGEINT) AS units
+  FROM orders
+  WHERE order_state IN ('paid', 'part_refunded') AND discount_source IN ('asof', 'asof_null')
+    AND net_goods IS NOT NULL
+),
+levels AS (
+  SELECT discount_pct, count(*) AS n, CAST(sum(units) AS DOUBLE) / 1e4 / n AS aov,
+    median(CAST(net_goods AS DOUBLE)) AS median_order_value,
+    CASE WHEN n > 1 THEN sqrt(CAST(n * sum(units * units) - sum(units) * sum(units) AS DOUBLE) / n / (n - 1)) / 1e4
+      END AS sd
+  FROM eligible GROUP BY discount_pct
+),
+patients AS (
+  SELECT discount_pct, patient_id, CAST(sum(units) AS DOUBLE) / 1e4 AS y, count(*) AS x
+  FROM eligible GROUP BY ALL
+),
+clusters AS (
+  SELECT p.discount_pct, count(*) AS m, avg(y / x ORDER BY patient_id) AS aov_mean_of_patients,
+    sum((y - aov * x) ** 2 ORDER BY patient_id) AS squares
+  FROM patients p JOIN levels l ON p.discount_pct IS NOT DISTINCT FROM l.discount_pct GROUP BY ALL
+)
+SELECT l.discount_pct,
+  coalesce(regexp_replace(CAST(l.discount_pct AS VARCHAR), '[.]?0+$', ''), 'unknown') AS level,
+  n AS n_orders, m AS n_patients, aov, median_order_value, sd, aov_mean_of_patients,
+  CASE WHEN m > 1 THEN sqrt(m / (m - 1) * squares) / n END AS cluster_se
+FROM levels l JOIN clusters c ON l.discount_pct IS NOT DISTINCT FROM c.discount_pct
+ORDER BY l.discount_pct NULLS FIRST"""
 
-def compute(inputs: Mapping[str, pl.DataFrame], context: Context) -> pl.DataFrame:
-    """Return one row per discount; see `DECLARATION` for the columns.
 
-    The clustered error is that of a ratio of sums over patients (metrics.md G10):
-    sqrt(m/(m-1) * sum_i (y_i - R x_i)^2) / sum x_i, for m > 1 patients with y_i in x_i orders.
-    """
-    orders = (
-        inputs["marts.orders_with_discount"]
-        .filter(
-            pl.col("order_state").is_in(["paid", "part_refunded"]),
-            pl.col("discount_source").is_in(["asof", "asof_null"]),
-            pl.col("net_goods").is_not_null(),
-        )
-        .select("discount_pct", "patient_id", value=pl.col("net_goods").cast(pl.Float64))
-    )
-    patients = orders.group_by("discount_pct", "patient_id", maintain_order=True).agg(
-        y=pl.col("value").sum(), x=pl.len()
-    )
-    levels = orders.group_by("discount_pct", maintain_order=True).agg(
-        n_orders=pl.len(),
-        aov=pl.col("value").mean(),
-        median_order_value=pl.col("value").median(),
-        sd=pl.col("value").std(),
-    )
-    residual = pl.col("y") - pl.col("y").sum() / pl.col("x").sum() * pl.col("x")
-    m = pl.len()
-    clusters = patients.group_by("discount_pct", maintain_order=True).agg(
-        n_patients=m,
-        aov_mean_of_patients=(pl.col("y") / pl.col("x")).mean(),
-        cluster_se=pl.when(m > 1).then((m / (m - 1) * (residual**2).sum()).sqrt() / pl.col("x").sum()),
-    )
-    frame = levels.join(clusters, on="discount_pct", nulls_equal=True).sort("discount_pct")
-    n = frame["n_orders"].to_numpy().astype(float)
-    quantile = stats.t.ppf(0.975, np.where(n > 1, n - 1, np.nan))
-    half = pl.Series(quantile / np.sqrt(n)).fill_nan(None) * frame["sd"]
-    return frame.with_columns(
-        level=pl.col("discount_pct").cast(pl.Float64).map_elements("{:g}".format, return_dtype=pl.String)
-        .fill_null("unknown"),
-        t_low=pl.col("aov") - half,
-        t_high=pl.col("aov") + half,
-        quality_flag=pl.when((pl.col("n_orders") >= MIN_ORDERS) & (pl.col("n_patients") >= MIN_PATIENTS))
-        .then(pl.lit("ok"))
-        .otherwise(pl.lit("low_n")),
-        as_of=pl.lit(context.as_of, dtype=pl.Date),
-    ).with_columns(publishable=pl.col("quality_flag") == "ok")  # fmt: skip
+def compute(inputs: Mapping[str, duckdb.DuckDBPyRelation], context: Context) -> pa.Table:
+    """Return one row per discount; see `DECLARATION` for the columns."""
+    levels: pa.Table = inputs["marts.orders_with_discount"].query("orders", _LEVELS).to_arrow_table()  # type: ignore[union-attr]
+    n, aov, sd = (levels[name].to_numpy(zero_copy_only=False) for name in ("n_orders", "aov", "sd"))
+    sd = sd.astype(float)  # null for one order
+    half = stdtrit(np.maximum(n - 1, 1), 0.975) * sd / np.sqrt(n)
+    is_ok = (n >= MIN_ORDERS) & (levels["n_patients"].to_numpy() >= MIN_PATIENTS)
+    more = {
+        "t_low": pa.array(aov - half, from_pandas=True),
+        "t_high": pa.array(aov + half, from_pandas=True),
+        "quality_flag": pa.array(np.where(is_ok, "ok", "low_n"), pa.string()),
+        "publishable": pa.array(is_ok),
+        "as_of": pa.array([context.as_of] * len(n), pa.date32()),
+    }
+    for name, values in more.items():
+        levels = levels.append_column(name, values)
+    return levels

@@ -28,12 +28,12 @@ last_event_at         = { unit = "UTC", meaning = "when the order last changed a
 name     = "every_order_once"
 sentence = "Every order that has landed for these days has a row, and no other."
 breaches = """
-  (SELECT id FROM history.orders WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00'
-     AND ((SELECT count(*) FROM days) = 0 OR business_date IN (SELECT day FROM days))
-   EXCEPT ALL SELECT order_id FROM refreshed)
+  SELECT id FROM history.orders ANTI JOIN refreshed ON order_id = id
+  WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00'
+    AND ((SELECT count(*) FROM days) = 0 OR business_date IN (SELECT day FROM days))
   UNION ALL
-  (SELECT order_id FROM refreshed EXCEPT ALL
-   SELECT id FROM history.orders WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00')"""
+  SELECT order_id FROM refreshed ANTI JOIN (
+    SELECT id FROM history.orders WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00') ON order_id = id"""
 
 [[checks]]
 name     = "discount_is_a_percentage"

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sqlglot
-from sqlglot import exp
+import duckdb
 
 from bi_assets.history.touched import RULES
+from bi_assets.sql import one
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import polars as pl
+    import pyarrow as pa
+
+    Frame: TypeAlias = pl.DataFrame | pa.Table
 
 MARTS = Path(__file__).parent.parent / "marts"
 SEVERITIES = ("error", "warning")
@@ -75,9 +81,6 @@ class Context:
     as_of: date | None
 
 
-Compute = Callable[[Mapping[str, "pl.DataFrame"], Context], "pl.DataFrame"]
-
-
 @dataclass(frozen=True)
 class Mart:
     """An answer. `inputs` are qualified names such as `history.users` or `marts.order_lines`."""
@@ -99,13 +102,17 @@ class Mart:
         """The mart's table in the core database."""
         return f"marts.{self.name}"
 
-    def compute(self, inputs: Mapping[str, pl.DataFrame], context: Context) -> pl.DataFrame:
-        """Run a Python mart's function."""
+    def compute(self, inputs: Mapping[str, duckdb.DuckDBPyRelation], context: Context) -> Frame:
+        """Run a Python mart's function.
+
+        It gets its inputs as relations: what SQL can filter and sum is summed there, and only what
+        statistics need becomes a frame (`.pl()`, `.to_arrow_table()`).
+        """
         spec = importlib.util.spec_from_file_location(f"bi_assets.marts.{self.name}", self.file)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        result: pl.DataFrame = module.compute(inputs, context)
+        result: Frame = module.compute(inputs, context)
         return result
 
 
@@ -211,12 +218,23 @@ def _checks(path: Path, raw: Mapping[str, Any], grain: tuple[str, ...]) -> list[
 
 
 def _inputs(path: Path, sql: str) -> tuple[str, ...]:
-    try:
-        tree = sqlglot.parse_one(sql, dialect="duckdb")
-    except sqlglot.errors.SqlglotError as error:
-        raise MartError(f"{path.name}: not SQL that can be read: {str(error).splitlines()[0]}") from error
-    names = {f"{table.db}.{table.name}" for table in tree.find_all(exp.Table) if table.db}
-    return tuple(sorted(names))
+    """Names of the tables that a SELECT reads, as the database itself parses it."""
+    with duckdb.connect() as parser:
+        (text,) = one(parser, "SELECT json_serialize_sql($sql)", {"sql": sql})
+    tree = json.loads(text)
+    if tree["error"]:
+        raise MartError(f"{path.name}: not SQL that can be read: {tree['error_message'].splitlines()[0]}")
+    return tuple(sorted(set(_tables(tree))))
+
+
+def _tables(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if node.get("type") == "BASE_TABLE" and node["schema_name"]:
+            yield f"{node['schema_name']}.{node['table_name']}"
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _tables(child)
 
 
 def _in_order(marts: dict[str, Mart], faults: list[str]) -> dict[str, Mart]:

@@ -130,9 +130,8 @@ def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | N
     if mart.sql:
         con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM ({mart.sql}) m{where}")
     else:
-        inputs = {name: con.sql(f"SELECT * FROM {name} ORDER BY ALL").pl() for name in mart.inputs}
-        frame = mart.compute(inputs, Context(as_of=progress(con).as_of))
-        con.register("frame", frame.to_arrow())
+        inputs = {name: con.sql(f"FROM {name}") for name in mart.inputs}
+        con.register("frame", mart.compute(inputs, Context(as_of=progress(con).as_of)))
         con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM frame")
         con.unregister("frame")
     con.execute(f"CREATE OR REPLACE TEMP VIEW refreshed AS SELECT * FROM {mart.table}{where}")

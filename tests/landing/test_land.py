@@ -67,7 +67,7 @@ def test_a_failure_after_landing_leaves_neither_rows_nor_offsets(platform: Platf
     assert contents(platform) == before
 
 
-@pytest.mark.parametrize("failing", ["history.users", "meta.offsets", "meta.touched", "cdc.quarantine"])
+@pytest.mark.parametrize("failing", ["cdc.users", "meta.offsets", "meta.touched", "cdc.quarantine"])
 def test_a_failure_at_any_table_leaves_nothing_of_the_batch(log: Log, failing: str) -> None:
     """The table is gone by the time that the batch wants to write to it."""
     with Platform(tables=TABLES, marts_of={}) as platform:
