@@ -24,7 +24,10 @@ from bi_assets.settings import CONSUMER_GROUP, Settings, read_properties
 
 log = logging.getLogger(__name__)
 
-BATCH_MESSAGES = 50_000
+BATCH_MESSAGES = 150_000
+"""More than a row group of DuckDB's: a batch is then written straight to its place."""
+_BATCH_BYTES = 64 << 20
+_AT_ONCE = 25_000  # Python objects alive at a time
 _ANSWER_SECONDS = 10.0
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -58,7 +61,7 @@ class KafkaSource:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "error",
                 "fetch.queue.backoff.ms": 5,  # the default of 1000 leaves the client waiting
-                "queued.max.messages.kbytes": 65_536,
+                "queued.max.messages.kbytes": 32_768,
                 "log_level": 2,
                 **config,
             },
@@ -195,25 +198,43 @@ class KafkaSource:
         return any(end > self._next[p] for p, end in self._ends.items() if p.topic not in self._silent)
 
     def read(self, timeout: float) -> Batch | None:
-        """Wait for messages; return what has come, or None after `timeout` seconds without any."""
+        """Wait for messages; return what has come, or None after `timeout` seconds without any.
+
+        Where there is much to read, a batch holds as many messages as its bounds allow.
+        """
         first = self._consumer.poll(timeout)
         if first is None:
             return None
-        if self.backlog(self._ends) > BATCH_MESSAGES:
-            rest = self._consumer.consume(BATCH_MESSAGES - 1, timeout=1.0)
-        else:
-            rest = self._consumer.consume(BATCH_MESSAGES - 1, timeout=_REST_SECONDS)
-        return self._batch([first, *rest])
-
-    def _batch(self, messages: list[Message]) -> Batch | None:
-        by_topic: defaultdict[str, list[Message]] = defaultdict(list)
+        tables: defaultdict[str, list[pa.Table]] = defaultdict(list)
         moved: dict[Partition, int] = {}
+        messages, count, size = [first], 0, 0
+        while True:
+            messages += self._consumer.consume(_AT_ONCE - len(messages), timeout=_REST_SECONDS)
+            if not messages:
+                break
+            count += len(messages)
+            for topic, table in self._tables(messages, moved).items():
+                tables[topic].append(table)
+                size += table.nbytes
+            if count >= BATCH_MESSAGES or size >= _BATCH_BYTES or self._is_all(count):
+                break
+            messages = []
+        return self._batch({topic: pa.concat_tables(parts) for topic, parts in tables.items()}, moved)
+
+    def _is_all(self, count: int) -> bool:
+        """Tell whether so many messages are all that there was when the ends were asked for."""
+        return count >= self.backlog(self._ends)
+
+    def _tables(self, messages: list[Message], moved: dict[Partition, int]) -> dict[str, pa.Table]:
+        by_topic: defaultdict[str, list[Message]] = defaultdict(list)
         for message in messages:
             if error := message.error():
                 self._on_error(message, error, moved)
             else:
                 by_topic[message.topic() or ""].append(message)
-        tables = {topic: _table(rows) for topic, rows in by_topic.items()}
+        return {topic: _table(rows) for topic, rows in by_topic.items()}
+
+    def _batch(self, tables: dict[str, pa.Table], moved: dict[Partition, int]) -> Batch | None:
         for topic, table in tables.items():
             newest = table.group_by("partition").aggregate([("offset", "max")]).to_pylist()
             for row in newest:
