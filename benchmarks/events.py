@@ -26,6 +26,14 @@ _POSITIONS = 400
 _BINLOG_BYTES = 1_000_000_000
 """A binlog file is full at that size, and the next one begins."""
 
+
+
+def position(place: int) -> tuple[str, int]:
+    """Return binlog file and position of the event at this place in the order of all events."""
+    file, offset = divmod(place * _POSITIONS, _BINLOG_BYTES)
+    return f"binlog.{1 + file:06d}", 4 + offset
+
+
 Truth = dict[float, tuple[int, int]]
 """Discount -> orders, and the sum of their amounts in cents."""
 
@@ -48,6 +56,11 @@ class History:
     def events(self) -> int:
         """Messages in all."""
         return self.orders + self.changes
+
+    @property
+    def next_place(self) -> int:
+        """Place of whatever happens next, in the order of all events."""
+        return self.patients + 2 * self.orders
 
     @property
     def start_ms(self) -> int:
