@@ -6,7 +6,7 @@ An order's bytes follow from its number, so that any number of them takes no mem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -100,7 +100,7 @@ class Events:
             SELECT name, key, value, ts_ms FROM (
               SELECT 'orders' AS name, place, ts_ms, key_of(id) AS key,
                 envelope('null', image(o, 'null'), 'orders', 'c', ts_ms, place) AS value
-              FROM new_orders($first, $last, $start_ms, $patients) o
+              FROM new_orders(range($first, $last), $start_ms, $patients) o
               UNION ALL
               SELECT 'users', place, ts_ms, key_of(id), envelope(
                 CASE WHEN before IS NULL THEN 'null' ELSE patient(id, before, $start_ms) END,
@@ -117,6 +117,45 @@ class Events:
             },
         ).to_arrow_table()
 
+    def after(
+        self, first: int, orders: int, corrected: Sequence[int] = (), patient: int | None = None
+    ) -> pa.Table:
+        """Return what happens from order `first` on, which follows on the history.
+
+        So many new orders, and in between, these older ones are cancelled, and a patient's discount
+        becomes 20 %. Columns as of `between`.
+        """
+        return self._con.sql(
+            f"""
+            SELECT name, key, value, ts_ms FROM (
+              SELECT 'orders' AS name, place, ts_ms, key_of(id) AS key,
+                envelope('null', image(o, 'null'), 'orders', 'c', ts_ms, place) AS value
+              FROM new_orders(range($first, $first + $orders), $start_ms, $patients) o
+              UNION ALL
+              SELECT 'orders', c.place, c.ts_ms, key_of(o.id),
+                envelope(image(o, 'null'), image(o, c.ts_ms), 'orders', 'u', c.ts_ms, c.place)
+              FROM new_orders($corrected::BIGINT[], $start_ms, $patients) o
+              JOIN (SELECT UNNEST($corrected::BIGINT[]) AS id, UNNEST(range(len($corrected::BIGINT[]))) AS n,
+                $patients + 2 * ($first + n) + 1 AS place,
+                $start_ms + ($first::BIGINT + n) * {ORDER_EVERY_MS} + {ORDER_EVERY_MS // 2} AS ts_ms) c ON c.id = o.id
+              UNION ALL
+              SELECT 'users', place, ts_ms, key_of(id), envelope(patient(id, discount, $start_ms),
+                patient(id, -20.0::DOUBLE, $start_ms), 'users', 'u', ts_ms, place)
+              FROM (SELECT id, arg_max(discount, c.place) AS discount,
+                  $patients + 2 * ($first + $orders) - 1 AS place,
+                  $start_ms + ($first::BIGINT + $orders - 1) * {ORDER_EVERY_MS} + {ORDER_EVERY_MS // 2} AS ts_ms
+                FROM changes c WHERE id = $patient GROUP BY id))
+            ORDER BY place""",
+            params={
+                "first": first,
+                "orders": orders,
+                "corrected": list(corrected),
+                "patient": patient,
+                "start_ms": self.history.start_ms,
+                "patients": self.history.patients,
+            },
+        ).to_arrow_table()
+
     def _place(self, order: int) -> int:
         return self.history.patients + 2 * order
 
@@ -130,7 +169,7 @@ class Events:
         rows = self._con.execute(
             """
             SELECT c.discount, count(*), CAST(sum(o.cents) AS BIGINT)
-            FROM new_orders(0, $orders, $start_ms, $patients) o
+            FROM new_orders(range($orders), $start_ms, $patients) o
             ASOF JOIN changes c ON o.user_id = c.id AND o.at_ms >= c.ts_ms
             GROUP BY c.discount""",
             {
@@ -163,12 +202,12 @@ CREATE MACRO patient(id, discount, start_ms) AS concat(
   ',"register_date":', start_ms - 3600000, '}')""",
     # What an order comes to depends on who made it, and when. The rest is carried along.
     f"""
-CREATE MACRO new_orders(first, last, start_ms, patients) AS TABLE
+CREATE MACRO new_orders(numbers, start_ms, patients) AS TABLE
   SELECT number AS id, any_of(patients, number) AS user_id,
     start_ms + number * {ORDER_EVERY_MS} + any_of(1000, number + 0.1) AS at_ms,
     start_ms + number * {ORDER_EVERY_MS} AS ts_ms, 2000 + any_of(30000, number + 0.2) AS cents,
     patients + 2 * number AS place
-  FROM range(first, last) r(number)""",
+  FROM (SELECT UNNEST(numbers) AS number)""",
     # The columns that `avg_order_value_by_discount` comes from.
     """
 CREATE MACRO image(o, cancelled_at) AS concat(
