@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from benchmarks.events import PARTITIONS, TABLES, Events
 from shop.broker import EmbeddedBroker

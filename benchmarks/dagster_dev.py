@@ -22,7 +22,7 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 30.0
 _WARM_EVALUATIONS = 3
 _UNDER_WAY = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
-_ONE_SENSOR = '''
+_ONE_SENSOR = """
 import dagster as dg
 
 @dg.job
@@ -34,7 +34,7 @@ def skipping(context):
     return dg.SkipReason("nothing to do")
 
 defs = dg.Definitions(jobs=[nothing], sensors=[skipping])
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ class Dagster:
         path = self.home / database
         if not path.exists():
             return 0
-        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as con:
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as con,
+        ):
             places = ", ".join("?" * len(statuses))
             found = con.execute(f"SELECT count(*) FROM {table} WHERE status IN ({places})", statuses)
             (count,) = found.fetchone()
@@ -98,9 +101,7 @@ def one_sensor(folder: Path) -> Iterator[Dagster]:
     yield from _run(command, home, folder / "dagster.log", {"DAGSTER_HOME": str(home)})
 
 
-def _run(
-    command: Sequence[str], home: Path, log: Path, environment: Mapping[str, str]
-) -> Iterator[Dagster]:
+def _run(command: Sequence[str], home: Path, log: Path, environment: Mapping[str, str]) -> Iterator[Dagster]:
     mark = f"BENCHMARK={uuid.uuid4().hex}"
     name, _, value = mark.partition("=")
     with log.open("wb") as output:

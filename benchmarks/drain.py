@@ -121,7 +121,9 @@ def sync(loaded: Load) -> Figures:
                 "SELECT discount, n_orders, avg_order_value FROM avg_order_value_by_discount"
             ).fetchall()
     answer = {float(discount): (orders, average) for discount, orders, average in rows}
-    wanted = {discount: (orders, _average(orders, cents)) for discount, (orders, cents) in loaded.truth.items()}
+    wanted = {
+        discount: (orders, _average(orders, cents)) for discount, (orders, cents) in loaded.truth.items()
+    }
     return {**_figures(cost), "right": answer == wanted and landed == loaded.history.events}
 
 

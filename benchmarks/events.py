@@ -27,7 +27,6 @@ _BINLOG_BYTES = 1_000_000_000
 """A binlog file is full at that size, and the next one begins."""
 
 
-
 def position(place: int) -> tuple[str, int]:
     """Return binlog file and position of the event at this place in the order of all events."""
     file, offset = divmod(place * _POSITIONS, _BINLOG_BYTES)
@@ -137,13 +136,15 @@ class Events:
               FROM new_orders($corrected::BIGINT[], $start_ms, $patients) o
               JOIN (SELECT UNNEST($corrected::BIGINT[]) AS id, UNNEST(range(len($corrected::BIGINT[]))) AS n,
                 $patients + 2 * ($first + n) + 1 AS place,
-                $start_ms + ($first::BIGINT + n) * {ORDER_EVERY_MS} + {ORDER_EVERY_MS // 2} AS ts_ms) c ON c.id = o.id
+                $start_ms + ($first::BIGINT + n) * {ORDER_EVERY_MS} + {ORDER_EVERY_MS // 2} AS ts_ms) c
+                ON c.id = o.id
               UNION ALL
               SELECT 'users', place, ts_ms, key_of(id), envelope(patient(id, discount, $start_ms),
                 patient(id, -20.0::DOUBLE, $start_ms), 'users', 'u', ts_ms, place)
               FROM (SELECT id, arg_max(discount, c.place) AS discount,
                   $patients + 2 * ($first + $orders) - 1 AS place,
-                  $start_ms + ($first::BIGINT + $orders - 1) * {ORDER_EVERY_MS} + {ORDER_EVERY_MS // 2} AS ts_ms
+                  $start_ms + ($first::BIGINT + $orders - 1) * {ORDER_EVERY_MS}
+                    + {ORDER_EVERY_MS // 2} AS ts_ms
                 FROM changes c WHERE id = $patient GROUP BY id))
             ORDER BY place""",
             params={
@@ -213,7 +214,8 @@ CREATE MACRO new_orders(numbers, start_ms, patients) AS TABLE
 CREATE MACRO image(o, cancelled_at) AS concat(
   '{"id":', o.id, ',"user_id":', o.user_id, ',"transaction_id":"T', o.id, '","date":', o.at_ms,
   ',"amount_total":"', CAST(o.cents / 100 AS DECIMAL(12, 2)), '","amount_subtotal":"',
-  CAST(o.cents * 4 // 5 / 100 AS DECIMAL(12, 2)), '","voucher_code":null,"cancelled_at":', cancelled_at, '}')""",
+  CAST(o.cents * 4 // 5 / 100 AS DECIMAL(12, 2)), '","voucher_code":null,"cancelled_at":',
+  cancelled_at, '}')""",
 ]
 _CHANGES = f"""
 CREATE TABLE changes AS

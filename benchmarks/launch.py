@@ -18,7 +18,9 @@ def main() -> int:
     _, status, used = os.wait4(child, 0)
     wall = time.perf_counter() - started
     with open(result, "w") as file:  # noqa: PTH123  (pathlib is larger than all of this)
-        json.dump({"wall": wall, "cpu": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024}, file)
+        json.dump(
+            {"wall": wall, "cpu": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024}, file
+        )
     return os.waitstatus_to_exitcode(status)
 
 

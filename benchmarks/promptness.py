@@ -151,9 +151,9 @@ class _Sender:
         """Send so many, at random distances."""
         due = time.time()
         for _ in range(count):
+            time.sleep(max(0.0, due - time.time()))
             self.send()
             due += random.uniform(*apart)
-            time.sleep(max(0.0, due - time.time()))
 
     def send(self) -> None:
         """Send one."""

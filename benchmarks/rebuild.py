@@ -87,14 +87,14 @@ def table(figures: Figures) -> Table:
 def targets(figures: Figures) -> Table:
     """Return what is wanted."""
     ways = figures["ways"]
-    by_hand = ways["by_hand"]["seconds"]
+    by_hand = ways["by_hand"]["cpu_seconds"]
     return targets_table(
         "Rebuild",
         [
-            ("time, of by hand", ways["platform"]["seconds"] / by_hand, "<=", 1.5),
+            ("CPU, of by hand", ways["platform"]["cpu_seconds"] / by_hand, "<=", 1.5),
             (
-                "time without checks, of by hand",
-                ways["platform_without_checks"]["seconds"] / by_hand,
+                "CPU without checks, of by hand",
+                ways["platform_without_checks"]["cpu_seconds"] / by_hand,
                 "<=",
                 1.5,
             ),

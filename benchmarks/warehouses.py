@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from benchmarks.events import Batches, Events
 from bi_assets.landing.land import land
 from bi_assets.outputs.publish import Published, publish
 from bi_assets.platform import warehouse
@@ -13,7 +14,6 @@ from bi_assets.refresh.refresh import refresh
 from bi_assets.settings import Settings
 from bi_assets.sql import transaction
 from bi_assets.warehouse import Warehouse
-from benchmarks.events import Batches, Events
 
 _CHUNK = 250_000
 
