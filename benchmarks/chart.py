@@ -97,7 +97,7 @@ def _panel(top: int, head: str, contenders: Figures, key: str, shown: str) -> It
 def _notes(part: Figures) -> list[str]:
     repetitions = len(part["figures"]["contenders"][PLATFORM]["repetitions"])
     return [
-        "Time is from a process's start to its exit; consume only: from the first message possible to the last.",
+        "Time: from a process's start to its exit; consume only: from asking for messages to the last.",
         f"Median of {repetitions}, taken {part['taken_at'][:10]}; the broker's CPU is not counted.",
         machine.hardware(part["machine"]),
         machine.versions(part["machine"]),

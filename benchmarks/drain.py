@@ -7,6 +7,7 @@ counted. What each answers is compared with the truth.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -70,7 +71,9 @@ def measure(
         PLATFORM: lambda: sync(large),
         NAIVE: lambda: loop(small),
     }
-    if broker.is_real:
+    if broker.is_real and shutil.which("javac") is None:
+        console.print("drain: no Java compiler, Kafka Streams is left out (Debian: openjdk-17-jdk-headless)")
+    elif broker.is_real:
         home = kafka_streams.build()
         contenders[JOIN] = lambda: streams(large, home, "plain")
         contenders[VERSIONED] = lambda: streams(large, home, "versioned")

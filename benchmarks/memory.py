@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.broker import Broker
-from benchmarks.drain import load, sync
+from benchmarks.broker import Broker, has_java
+from benchmarks.drain import ORDERS, load, sync
 from benchmarks.figures import Figures, new_table, targets_table
 
-BACKLOGS = (1_000_000, 3_000_000)
+BACKLOGS = (1_000_000, 3_000_000) if has_java() else (ORDERS,)
 
 
 def measure(broker: Broker, console: Console, *, backlogs: Sequence[int] = BACKLOGS) -> Figures:

@@ -6,6 +6,8 @@ import sys
 import duckdb
 from confluent_kafka import Consumer
 
+SILENCE_SECONDS = 30
+
 
 def main() -> None:
     """Take so many messages, print what the orders come to by discount."""
@@ -18,8 +20,8 @@ def main() -> None:
     con.execute("CREATE TABLE users (id BIGINT, discount DOUBLE, valid_from BIGINT)")
     con.execute("CREATE TABLE orders (user_id BIGINT, ordered_at BIGINT, amount DECIMAL(12, 2))")
     for _ in range(int(messages)):
-        while (message := consumer.poll(1.0)) is None:
-            pass
+        if (message := consumer.poll(SILENCE_SECONDS)) is None:
+            raise SystemExit("messages are missing")
         change = json.loads(message.value() or b"")
         row = change["after"]
         if (message.topic() or "").endswith(".users"):

@@ -5,6 +5,7 @@ Orders are sent one at a time, at moments that do not depend on how soon the las
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -28,7 +29,7 @@ from benchmarks.broker import Broker
 from benchmarks.dagster_dev import Dagster, platform
 from benchmarks.events import Events, History, position
 from benchmarks.figures import Figures, Target, new_table, percentile, targets_table
-from benchmarks.processes import run
+from benchmarks.processes import ProcessError, run
 from shop.debezium import envelope
 
 LANDED_ORDERS = 100_000
@@ -75,7 +76,11 @@ def landed(broker: Broker, orders: int, prefix: str) -> Iterator[Landed]:
     broker.load(Events(history), prefix)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         environment = {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers, "BI_TOPIC_PREFIX": prefix}
-        run([sys.executable, "-m", "bi_assets", "sync"], {**environment, "BI_DATA_DIR": folder})
+        done = run(
+            [sys.executable, "-m", "bi_assets", "sync", "--json"], {**environment, "BI_DATA_DIR": folder}
+        )
+        if json.loads(done.output)["landed"] != history.events:
+            raise ProcessError(f"sync did not land {history.events} events:\n{done.output}")
         yield Landed(broker, prefix, history, Path(folder), environment)
 
 

@@ -7,11 +7,12 @@ import time
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 PARTITIONS = 4
+SILENCE_SECONDS = 30
 
 
 def main() -> None:
     """Drain the topics; print the seconds from the first message possible to the last, and bytes."""
-    broker, prefix, messages, *settings = sys.argv[1:]
+    broker, prefix, expected, *settings = sys.argv[1:]
     consumer = Consumer(
         {
             "bootstrap.servers": broker,
@@ -20,7 +21,7 @@ def main() -> None:
             **dict(setting.split("=") for setting in settings),
         }
     )
-    left, size = int(messages), 0
+    left, size = int(expected), 0
     started = time.perf_counter()
     consumer.assign(
         [
@@ -29,8 +30,14 @@ def main() -> None:
             for number in range(PARTITIONS)
         ]
     )
+    heard = started
     while left:
-        for message in consumer.consume(min(50_000, left), timeout=1.0):
+        messages = consumer.consume(min(50_000, left), timeout=1.0)
+        if messages:
+            heard = time.perf_counter()
+        elif time.perf_counter() - heard > SILENCE_SECONDS:
+            raise SystemExit(f"{left} messages are missing")
+        for message in messages:
             if error := message.error():
                 raise SystemExit(error.str())
             size += len(message.value() or b"")
