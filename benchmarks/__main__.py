@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +20,7 @@ from benchmarks.broker import Broker, broker
 from benchmarks.figures import Figures
 from benchmarks.results import save
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 Arguments = argparse.Namespace
 
 
@@ -72,7 +74,16 @@ PARTS: dict[str, Callable[[Arguments], tuple[Figures, list[Table | None]]]] = {
 
 def main() -> int:
     """Run what was asked for; return 1 where a part failed."""
-    arguments = _parser().parse_args()
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _interrupt)
+    try:
+        return _run(_parser().parse_args())
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Arguments) -> int:
     failed = False
     for part in [arguments.part] if arguments.part else PARTS:
         options = arguments if arguments.part else _parser().parse_args([part, "--save"])
@@ -89,6 +100,11 @@ def main() -> int:
     described = machine.describe()
     console.print(machine.hardware(described), machine.versions(described), sep="\n")
     return int(failed)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End like Ctrl-C: the broker must not outlive a closed terminal."""
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from stack.fetch import POM
 def describe() -> dict[str, str]:
     """Return processor, memory and the versions of everything that takes part."""
     found = {
+        "commit": _commit(),
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB",
@@ -59,6 +60,21 @@ def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     return _first(r"model name\s*:\s*(.*)", text) or platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """Return the checkout's commit, `-dirty` where more than figures differ; empty outside of one."""
+    if shutil.which("git") is None or not (commit := _git("rev-parse", "--short=12", "HEAD")):
+        return ""
+    # The first part's figures are written before the second part is taken.
+    figures = [":(exclude)benchmarks/results", ":(exclude)docs/images/benchmarks.svg"]
+    changed = _git("status", "--porcelain", "--", ".", *figures)
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(POM.parent.parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _java_version() -> str:
