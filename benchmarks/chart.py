@@ -10,7 +10,7 @@ from benchmarks.drain import JOIN, NAIVE, PLATFORM, RAW, TUNED_RAW, VERSIONED
 from benchmarks.figures import Figures
 
 _ORDER = (TUNED_RAW, RAW, PLATFORM, JOIN, VERSIONED, NAIVE)
-_WIDTH, _LABELS, _BARS = 880, 290, 400
+_WIDTH, _LABELS, _BARS = 880, 310, 390
 _ROW, _BAR, _HEAD, _FOOT, _TITLE = 30, 18, 46, 90, 64
 _STYLE = """
     text { font: 14px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328 }

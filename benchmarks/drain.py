@@ -36,7 +36,7 @@ RAW, TUNED_RAW, PLATFORM, JOIN, VERSIONED, NAIVE = (
     "Pharmacy BI (sync)",
     "Kafka Streams, table join",
     "Kafka Streams, versioned store",
-    "Python loop, row by row",
+    "Python loop over rows",
 )
 
 

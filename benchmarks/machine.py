@@ -23,7 +23,7 @@ def describe() -> dict[str, str]:
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "duckdb": version("duckdb"),
         "dagster": version("dagster"),
