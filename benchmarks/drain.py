@@ -51,7 +51,7 @@ class Load:
 
 
 def load(broker: Broker, orders: int, prefix: str) -> Load:
-    """Put so many orders into the broker, with a change of a patient for every fortieth."""
+    """Put so many orders into the broker, their patients, and a changed discount for every fiftieth order."""
     history = History(orders, PATIENTS + orders // 50, PATIENTS)
     events = Events(history)
     broker.load(events, prefix)
