@@ -35,7 +35,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)
+bench: $(INSTALLED)  ## every figure beside its baseline; an hour or two (Kafka Streams: JDK 17, Maven)
 	$(BIN)/python -m benchmarks
 
 lock: $(INSTALLED)  ## after a change of pyproject.toml

@@ -1,168 +1,161 @@
-"""`make bench`: what it costs to turn change events into published marts.
-
-The same events go through the platform (landing, history, marts, publication) and through the
-loop that one writes first: `json.loads` each message, INSERT each row, join at the end. Both start
-from bytes in memory, so that no broker's speed is in the figures. The loop keeps no history, checks
-nothing and knows no duplicates; it gets a tenth of the events, since it would take minutes.
-"""
+"""`python -m benchmarks` runs every part and keeps the figures; with a part's name, that part only."""
 
 from __future__ import annotations
 
-import json
-import resource
+import argparse
+import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from random import Random
+from types import FrameType
 
-import duckdb
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Partition
-from bi_assets.landing.land import land
-from bi_assets.outputs.publish import publish
-from bi_assets.platform import warehouse
-from bi_assets.refresh.refresh import refresh
-from bi_assets.settings import Settings
-from bi_assets.sql import transaction
-from shop.debezium import envelope
+from benchmarks import drain, growth, idle, machine, memory, promptness, rebuild
+from benchmarks.broker import Broker, broker
+from benchmarks.figures import Figures
+from benchmarks.results import save
 
-ORDERS, PATIENTS, DISCOUNT_EVERY = 200_000, 5_000, 40
-BATCH = 50_000
-LOOP_SHARE = 10
-START = datetime(2024, 1, 1, tzinfo=UTC)
-
-Event = tuple[str, int, bytes, bytes]
-"""Topic, partition, key, value."""
+console = Console(width=None if sys.stdout.isatty() else 120)
+Arguments = argparse.Namespace
 
 
-def events() -> Iterator[Event]:
-    """Yield patients, orders half a minute apart, and now and then a changed discount."""
-    random = Random(1)
-    discounts = dict.fromkeys(range(PATIENTS), -5.0)
-    position = 4
-
-    def event(
-        table: str, op: str, before: dict[str, object] | None, after: dict[str, object], at: int
-    ) -> Event:
-        nonlocal position
-        position += 400
-        key, value = envelope(
-            table,
-            op,
-            before,
-            after,
-            source_ts_ms=at // 1000 * 1000,
-            file="binlog.000001",
-            pos=position,
-            row=0,
+def run_drain(a: Arguments) -> tuple[Figures, list[Table | None]]:
+    with _broker() as at:
+        found = drain.measure(
+            at, console, orders=a.events, naive=min(a.naive_events, a.events), repetitions=a.repetitions
         )
-        return f"shop.shop.{table}", hash(key) % 4, key, value
-
-    def patient(number: int) -> dict[str, object]:
-        return {"id": number, "practitioner_id": number % 12, "clinic_id": 1,
-                "practitioner_discount": discounts[number], "register_date": START}  # fmt: skip
-
-    at = int(START.timestamp() * 1000)
-    for number in discounts:
-        yield event("users", "c", None, patient(number), at)
-    for number in range(ORDERS):
-        at += 30_000
-        who = random.randrange(PATIENTS)
-        if number % DISCOUNT_EVERY == 0:
-            before = patient(who)
-            discounts[who] = -float(random.randrange(4, 16))
-            yield event("users", "u", before, patient(who), at)
-        order = {
-            "id": number, "user_id": who, "practitioner_id": who % 12, "clinic_id": 1,
-            "transaction_id": f"T{number}", "date": datetime.fromtimestamp(at / 1000, UTC),
-            "amount_total": Decimal("123.45"), "amount_subtotal": Decimal("100.00"),
-            "amount_tax": Decimal("13.45"), "amount_shipping": Decimal("10.00"),
-            "amount_refunded": Decimal("0.00"), "shipping_method_id": 1, "voucher_code": None,
-            "cancelled_at": None,
-        }  # fmt: skip
-        yield event("orders", "c", None, order, at)
+    return found, [drain.table(found), drain.targets(found)]
 
 
-def batches(of: Sequence[Event]) -> Iterator[Batch]:
-    """Yield the events as Kafka would hand them over."""
-    offsets: dict[Partition, int] = {}
-    for start in range(0, len(of), BATCH):
-        rows: dict[str, list[tuple[int, int, int, bytes, bytes]]] = {}
-        for topic, number, key, value in of[start : start + BATCH]:
-            partition = Partition("bench", None, topic, number)
-            offset = offsets.get(partition, 0)
-            offsets[partition] = offset + 1
-            rows.setdefault(topic, []).append((number, offset, 0, key, value))
-        tables = {
-            topic: pa.table(list(zip(*found, strict=True)), schema=MESSAGE_SCHEMA)
-            for topic, found in rows.items()
+def run_memory(a: Arguments) -> tuple[Figures, list[Table | None]]:
+    with _broker() as at:
+        found = memory.measure(at, console, backlogs=a.backlogs)
+    return found, [memory.table(found), memory.targets(found)]
+
+
+def run_growth(a: Arguments) -> tuple[Figures, list[Table | None]]:
+    found = growth.measure(console, small=a.small, large=a.large, batches=a.batches, series=a.series)
+    return found, [growth.table(found), growth.targets(found)]
+
+
+def run_rebuild(a: Arguments) -> tuple[Figures, list[Table | None]]:
+    found = rebuild.measure(console, orders=a.orders, repetitions=a.repetitions)
+    return found, [rebuild.table(found), rebuild.targets(found)]
+
+
+def run_idle(a: Arguments) -> tuple[Figures, list[Table | None]]:
+    with _broker() as at:
+        found = idle.measure(at, console, seconds=a.seconds, orders=a.landed)
+    return found, [idle.table(found), idle.targets(found)]
+
+
+def run_promptness(a: Arguments) -> tuple[Figures, list[Table | None]]:
+    with _broker() as at:
+        found = {
+            mode: promptness.measure(at, console, mode, events=a.events, orders=a.landed) for mode in a.modes
         }
-        yield Batch(tables, dict(offsets), dict(offsets), datetime.now(UTC).replace(tzinfo=None))
+    return found, [promptness.table(list(found.values())), promptness.targets(list(found.values()))]
 
 
-def through_the_platform(of: Sequence[Event], folder: Path) -> None:
-    """Land, derive, refresh, publish."""
-    platform = warehouse(Settings(data_dir=folder))
-    for batch in batches(of):
-        with platform.open() as con, transaction(con):
-            land(con, batch, platform.contracts, platform.settings)
-    with platform.open() as con:
-        refresh(con, platform.marts, scheduled=True)
-        publish(con, platform.marts, platform.settings)
-
-
-def through_a_loop(of: Sequence[Event], folder: Path) -> None:
-    """Do what one writes first: a row at a time."""
-    with duckdb.connect(str(folder / "loop.duckdb")) as con:
-        con.execute("CREATE TABLE users (id BIGINT, discount DOUBLE, valid_from BIGINT)")
-        con.execute(
-            "CREATE TABLE orders (id BIGINT, user_id BIGINT, ordered_at BIGINT, amount DECIMAL(12,2))"
-        )
-        for topic, _, _, value in of:
-            message = json.loads(value)
-            row = message["after"]
-            if topic.endswith(".users"):
-                values = [row["id"], row["practitioner_discount"], message["source"]["ts_ms"]]
-                con.execute("INSERT INTO users VALUES (?, ?, ?)", values)
-            else:
-                values = [row["id"], row["user_id"], row["date"], row["amount_total"]]
-                con.execute("INSERT INTO orders VALUES (?, ?, ?, ?)", values)
-        con.execute(
-            "SELECT discount, avg(amount) FROM orders o ASOF JOIN users u "
-            "ON o.user_id = u.id AND o.ordered_at >= u.valid_from GROUP BY discount"
-        ).fetchall()
-
-
-def measure(work: Callable[[Sequence[Event], Path], None], of: Sequence[Event]) -> tuple[float, float]:
-    """Return events per second, and CPU seconds per million events."""
-    with tempfile.TemporaryDirectory() as folder:
-        wall, cpu = time.perf_counter(), time.process_time()
-        work(of, Path(folder))
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return len(of) / wall, cpu / len(of) * 1e6
+PARTS: dict[str, Callable[[Arguments], tuple[Figures, list[Table | None]]]] = {
+    "drain": run_drain,
+    "memory": run_memory,
+    "growth": run_growth,
+    "rebuild": run_rebuild,
+    "idle": run_idle,
+    "promptness": run_promptness,
+}
 
 
 def main() -> int:
-    """Run both, print the comparison."""
-    made = list(events())
-    platform = measure(through_the_platform, made)
-    loop = measure(through_a_loop, made[: len(made) // LOOP_SHARE])
-    table = Table(title=f"{len(made):,} events in memory to published marts (DuckDB {duckdb.__version__})")
-    for name in ("", "events/s", "CPU s per million", "ratio to the loop"):
-        table.add_column(name, justify="left" if not name else "right")
-    for name, (rate, cpu) in {"the platform": platform, "a loop, row by row": loop}.items():
-        table.add_row(name, f"{rate:,.0f}", f"{cpu:.1f}", f"{rate / loop[0]:.1f} x")
-    Console().print(table)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory {peak:,.0f} MB, the events included")
-    return 0
+    """Run what was asked for; return 1 where a part failed."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _interrupt)
+    try:
+        return _run(_parser().parse_args())
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Arguments) -> int:
+    failed = False
+    for part in [arguments.part] if arguments.part else PARTS:
+        options = arguments if arguments.part else _parser().parse_args([part, "--save"])
+        try:
+            figures, tables = PARTS[part](options)
+        except Exception:  # the other parts take long, and are none the worse for it
+            traceback.print_exc()
+            failed = True
+            continue
+        for table in filter(None, tables):
+            console.print(table)
+        if options.save:
+            save(part, figures)
+    described = machine.describe()
+    console.print(machine.hardware(described), machine.versions(described), sep="\n")
+    return int(failed)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End like Ctrl-C: the broker must not outlive a closed terminal."""
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parts = parser.add_subparsers(dest="part", metavar="PART")
+
+    def part(name: str, said: str | None) -> argparse.ArgumentParser:
+        added = parts.add_parser(
+            name,
+            help=(said or "").partition("\n")[0],
+            description=said,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        added.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results/")
+        return added
+
+    one = part("drain", drain.__doc__)
+    one.add_argument("--events", type=int, default=drain.ORDERS, help="orders in the backlog")
+    one.add_argument(
+        "--naive-events", type=int, default=drain.NAIVE_ORDERS, help="orders for the Python loop"
+    )
+    one.add_argument("--repetitions", type=int, default=3, help="of each contender")
+    one = part("memory", memory.__doc__)
+    one.add_argument("--backlogs", type=int, nargs="+", default=memory.BACKLOGS, help="orders")
+    one = part("growth", growth.__doc__)
+    one.add_argument("--small", type=int, default=growth.SMALL, help="orders landed before")
+    one.add_argument("--large", type=int, default=growth.LARGE, help="orders landed before, the other time")
+    one.add_argument("--batches", type=int, default=growth.BATCHES, help="of 100 events, on each")
+    one.add_argument("--series", type=int, default=growth.SERIES, help="batches of 5 events, one by one")
+    one = part("rebuild", rebuild.__doc__)
+    one.add_argument("--orders", type=int, default=rebuild.ORDERS, help="in history")
+    one.add_argument("--repetitions", type=int, default=rebuild.REPETITIONS, help="of each way")
+    one = part("idle", idle.__doc__)
+    one.add_argument("--seconds", type=float, default=idle.SECONDS, help="to watch for")
+    one.add_argument("--landed", type=int, default=promptness.LANDED_ORDERS, help="orders landed before")
+    one = part("promptness", promptness.__doc__)
+    one.add_argument("--events", type=int, help="orders in each mode; without, 100, and 30 lone ones")
+    one.add_argument(
+        "--modes", nargs="+", choices=list(promptness.MODES), default=list(promptness.MODES), help="which"
+    )
+    one.add_argument("--landed", type=int, default=promptness.LANDED_ORDERS, help="orders landed before")
+    return parser
+
+
+@contextmanager
+def _broker() -> Iterator[Broker]:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        broker(Path(folder)) as running,
+    ):
+        yield running
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +31,14 @@ class Fetched:
     """Connect's `plugin.path`: the Debezium connector in a folder of its own."""
 
 
-def fetch(home: Path = HOME) -> Fetched:
+def fetch(home: Path = HOME, *, tools: Iterable[str] = tuple(INSTALLED_BY_HAND)) -> Fetched:
     """Fill `home` through Maven, unless done before, and return where things are.
 
-    Raises StackError when a tool is missing or Maven fails.
+    Raises StackError when one of the `tools` that the caller is going to run is missing, or Maven
+    fails.
     """
-    for tool, package in INSTALLED_BY_HAND.items():
-        find_tool(tool, package)
+    for tool in tools:
+        find_tool(tool)
     fetched = Fetched(kafka=home / "kafka", plugins=home / "plugins")
     version = hashlib.sha256(POM.read_bytes()).hexdigest()
     done = home / "fetched"

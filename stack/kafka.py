@@ -2,6 +2,7 @@
 
 import logging
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -19,11 +20,13 @@ JVM_OPTIONS = ["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
-def java(fetched: Fetched, main_class: str, *arguments: str) -> list[str]:
+def java(
+    fetched: Fetched, main_class: str, *arguments: str, jvm_options: Sequence[str] = JVM_OPTIONS
+) -> list[str]:
     """Return the command line that runs a class of Kafka's jars."""
     return [
         find_tool("java"),
-        *JVM_OPTIONS,
+        *jvm_options,
         f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
         "-cp",
         f"{fetched.kafka}/*",
@@ -32,7 +35,14 @@ def java(fetched: Fetched, main_class: str, *arguments: str) -> list[str]:
     ]
 
 
-def kafka_server(fetched: Fetched, folder: Path, port: int, controller_port: int) -> Server:
+def kafka_server(
+    fetched: Fetched,
+    folder: Path,
+    port: int,
+    controller_port: int,
+    *,
+    jvm_options: Sequence[str] = JVM_OPTIONS,
+) -> Server:
     """Return a broker on `port` with its log in `folder`, formatted if it is not there.
 
     Topics are made on first use, with 4 partitions. Raises StackError if formatting fails.
@@ -87,4 +97,5 @@ def kafka_server(fetched: Fetched, folder: Path, port: int, controller_port: int
         except KafkaException:
             return False
 
-    return Server("kafka", java(fetched, "kafka.Kafka", str(properties)), folder=folder, is_ready=is_ready)
+    command = java(fetched, "kafka.Kafka", str(properties), jvm_options=jvm_options)
+    return Server("kafka", command, folder=folder, is_ready=is_ready)
