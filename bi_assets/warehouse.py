@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import duckdb
 
@@ -20,9 +21,14 @@ from bi_assets.landing.wall_time import macros
 from bi_assets.refresh import refresh
 from bi_assets.refresh.mart import Mart
 from bi_assets.settings import Settings
-from bi_assets.sql import transaction
+from bi_assets.sql import literal, transaction
 
 _PATIENCE_SECONDS = 60.0
+_MEMORY = "300MB"
+"""What the database may take before it uses the disk: a backlog of any size has to fit."""
+_ROW_GROUP = 30_720
+"""Rows written and skipped together. At DuckDB's 122,880, each batch of a backlog leaves a rest that
+is then written again with the next, and each small batch writes a larger rest."""
 _SCHEMA_VERSION = "1"
 
 
@@ -50,7 +56,7 @@ class Warehouse:
         core.parent.mkdir(parents=True, exist_ok=True)
         with core.with_suffix(".duckdb.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            con = _connect(str(core))
+            con = _connect(core)
             try:
                 self.prepare(con, evolve=evolve)
                 yield con
@@ -98,11 +104,14 @@ class Warehouse:
         }
 
 
-def _connect(path: str) -> duckdb.DuckDBPyConnection:
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     deadline = time.monotonic() + _PATIENCE_SECONDS
+    con = duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": f"{path}.tmp"})
     while True:
         try:
-            return duckdb.connect(path)
+            con.execute(f"ATTACH {literal(str(path))} AS core (ROW_GROUP_SIZE {_ROW_GROUP})")
+            con.execute("USE core")
+            return con
         except duckdb.IOException as error:
             if "Conflicting lock" not in str(error):
                 raise

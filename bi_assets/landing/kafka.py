@@ -23,11 +23,12 @@ from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Loss, Partition, Rest
 from bi_assets.settings import CONSUMER_GROUP, Settings, read_properties
 
 log = logging.getLogger(__name__)
+# Arrow's own pool hands each batch's memory back and takes it anew, page by page.
+pa.set_memory_pool(pa.system_memory_pool())
 
 BATCH_MESSAGES = 150_000
-"""More than a row group of DuckDB's: a batch is then written straight to its place."""
 _BATCH_BYTES = 64 << 20
-_AT_ONCE = 25_000  # Python objects alive at a time
+_AT_ONCE = 5_000  # Python objects alive at a time
 _ANSWER_SECONDS = 10.0
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
