@@ -148,13 +148,14 @@ class WarmRunLauncher(DefaultRunLauncher):
 class WarmRunCoordinator(DefaultRunCoordinator):
     """Launches runs at once, like the default coordinator, and has the launcher warm up ahead of the first.
 
-    Dagster's daemon makes its coordinator when it starts, and its launcher at the first run only.
+    Dagster's daemon makes its coordinator when it starts, and its launcher at the first run only. Other
+    processes, runs among them, make one as well; their runs are forked from the daemon's warm process.
     """
 
     def register_instance(self, instance: DagsterInstance) -> None:
         """Take the instance whose runs are coordinated."""
         super().register_instance(instance)
-        if isinstance(instance.run_launcher, WarmRunLauncher):
+        if "dagster._daemon.cli" in sys.modules and isinstance(instance.run_launcher, WarmRunLauncher):
             instance.run_launcher.warm_up()
 
 

@@ -119,13 +119,12 @@ class Server:
 
         gc.disable()
         try:
-            run.warm_up(self._task.module)
+            run.warm_up(self._instance, self._task.module)
         except Exception as error:
             self._fault = f"{self._task.module} can't be loaded: {type(error).__name__}: {error}"
         threads = [thread.name for thread in threading.enumerate()[1:]]
         if threads:
             self._fault = f"{self._task.module} starts threads when it is loaded: {', '.join(threads)}"
-        self._instance.get_runs_count()
         gc.collect()
         gc.freeze()
 
@@ -234,6 +233,7 @@ def main() -> None:
     """Serve. Ctrl-C in the terminal is for the host and the runs; we end with the host."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Server(Task.from_json(sys.argv[1])).serve()
+    os._exit(0)  # the extension modules that were imported only to be forked have much to tidy up
 
 
 if __name__ == "__main__":
