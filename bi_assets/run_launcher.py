@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, cast
@@ -34,9 +35,11 @@ from bi_assets.warm.server import Task, address
 
 log = logging.getLogger(__name__)
 
+_PATIENCE_SECONDS = 20.0
+_ASK_AGAIN_SECONDS = 0.05
 _ANSWER_SECONDS = 5.0
 _END_SECONDS = 15.0
-_AGAIN_SECONDS = 1.0
+_START_AGAIN_SECONDS = 1.0
 
 
 class WarmRunLauncher(DefaultRunLauncher):
@@ -113,6 +116,7 @@ class WarmRunLauncher(DefaultRunLauncher):
         """End the warm process and its runs, if this process has started it."""
         if self._host:
             self._host.end()
+            self._host = None
         super().dispose()
 
     @property
@@ -130,19 +134,24 @@ class WarmRunLauncher(DefaultRunLauncher):
         return None
 
     def _fork(self, run: DagsterRun, code_server: str) -> str | None:
-        """Have the warm process fork a run; return what was in the way, if anything was."""
+        """Have the warm process fork a run; return what was in the way, if anything was.
+
+        One that is warming up is waited for: a new process for the run would take longer.
+        """
         asked = {"run": serialize_value(run), "run_id": run.run_id, "code_server": code_server}
-        try:
-            answer = _ask(self._folder, asked)
-        except (OSError, ValueError) as error:
-            mark = RunMark.of(self._folder, run.run_id)
-            if mark.is_alive():
+        mark = RunMark.of(self._folder, run.run_id)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                answer = _ask(self._folder, asked)
+            except (OSError, ValueError):
+                answer = {}
+            if "process" in answer or mark.is_alive():
                 return None
-            mark.remove()
-            return f"the warm process does not answer ({type(error).__name__})."
-        if "process" in answer:
-            return None
-        return answer["fault"] or "the code has changed, and the warm process is importing it."
+            if fault := answer.get("fault"):
+                return str(fault)
+            time.sleep(_ASK_AGAIN_SECONDS)
+        return f"the warm process is not ready after {_PATIENCE_SECONDS:.0f} s."
 
 
 class WarmRunCoordinator(DefaultRunCoordinator):
@@ -168,6 +177,8 @@ class _Host(threading.Thread):
         self._ended = threading.Event()
         self._starting = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        # Closed with this process, by whatever death; the warm process and its runs notice.
+        self._held_by_it, self._held = os.pipe()
 
     def run(self) -> None:
         """Start the process, again whenever it dies."""
@@ -179,10 +190,10 @@ class _Host(threading.Thread):
                         return
                     self._process = subprocess.Popen(
                         [sys.executable, "-m", "bi_assets.warm.server", self._task.to_json()],
-                        stdin=subprocess.PIPE,
+                        stdin=self._held_by_it,
                     )
                 code = self._process.wait()
-                if self._ended.wait(_AGAIN_SECONDS):
+                if self._ended.wait(_START_AGAIN_SECONDS):
                     return
                 log.warning(
                     "The warm process of the run launcher ended (exit code %s); starting another", code
@@ -192,8 +203,9 @@ class _Host(threading.Thread):
         """End the process, and with it the runs that it has forked."""
         with self._starting:
             self._ended.set()
-        if self._process and self._process.stdin:
-            self._process.stdin.close()
+        os.close(self._held)
+        os.close(self._held_by_it)
+        if self._process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_SECONDS)
 

@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Collection
 
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
@@ -21,6 +22,8 @@ from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster._utils.interrupts import capture_interrupts
 
 from bi_assets.warm.rehearsal import rehearse
+
+_DESCRIPTORS = 256  # more than a run has open
 
 
 def instance_of(serialized_ref: str) -> dg.DagsterInstance:
@@ -59,7 +62,7 @@ def execute(instance: dg.DagsterInstance, run: DagsterRun, host: int) -> None:
     origin, process = run.job_code_origin, os.getpid()
     assert origin
     with capture_interrupts(), instance:
-        threading.Thread(target=_end_with, args=(host,), daemon=True).start()
+        threading.Thread(target=_end_with, args=(host, instance, run.run_id), daemon=True).start()
         instance.report_engine_event(
             f"Started process for run (pid: {process}).", run, EngineEventData.in_process(process)
         )
@@ -80,9 +83,30 @@ def report_death(instance: dg.DagsterInstance, run_id: str, exit_code: int | Non
         instance.report_run_failed(run, message)
 
 
-def _end_with(host: int) -> None:
-    """Interrupt this process when the other end of the host's pipe is closed."""
+def _end_with(host: int, instance: dg.DagsterInstance, run_id: str) -> None:
+    """Cancel the run of this process when the other end of the host's pipe is closed."""
+    terminal = {_file(1), _file(2)} - {None}
     poll = select.poll()
     poll.register(host, select.POLLIN)
     poll.poll()
-    os.kill(os.getpid(), signal.SIGINT)
+    run = instance.get_run_by_id(run_id)
+    if run and not run.is_finished:
+        _leave(terminal)
+        instance.report_run_canceling(run, "Dagster is being stopped, and this run with it.")
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _leave(terminal: Collection[tuple[int, int] | None]) -> None:
+    """Write nothing to the terminal any more: who has stopped Dagster need not read how a run ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in range(_DESCRIPTORS):
+        if _file(descriptor) in terminal:
+            os.dup2(nowhere, descriptor)
+
+
+def _file(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -145,8 +145,10 @@ class Server:
                 return
             self._code_server = self._code_server or asked["code_server"]
             changed = asked["code_server"] != self._code_server or self._has_changed()
-            if changed or self._fault:
-                answer: dict[str, Any] = {"fault": self._fault}
+            if changed:
+                answer: dict[str, Any] = {}  # ask the one that comes next
+            elif self._fault:
+                answer = {"fault": self._fault}
             else:
                 answer = {"process": self._fork(asked["run"], asked["run_id"])}
             stream.write(json.dumps(answer) + "\n")
