@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -220,6 +220,9 @@ class Server:
                     if process := mark.process():
                         os.kill(process, signal.SIGKILL)
         self._report_deaths()
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)  # for those that have ended and are not quite gone
 
 
 def _ended_child() -> tuple[int, int] | None:

@@ -50,7 +50,7 @@ def test_what_a_run_and_its_children_print_is_kept(warm: Launching) -> None:
 
 def test_the_events_of_a_run_can_be_watched_from_another_process(warm: Launching) -> None:
     run_id = warm.launch("staying")
-    seen: list[dg.DagsterEventType | None] = []
+    seen: list[str | None] = []
     warm.instance.watch_event_logs(
         run_id, None, lambda entry, _: seen.append(entry.get_dagster_event().event_type_value)
     )
