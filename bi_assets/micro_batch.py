@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -55,8 +56,9 @@ class Outcome:
 
 Told = Callable[[int, int], None]
 """Told after each batch: messages landed so far, messages still to come."""
-Idle = Callable[[], bool]
-"""Called when there is nothing to land: does a little other work, tells whether there is more."""
+Idle = Callable[[bool], bool]
+"""Called when there is nothing to land, and told whether the run is about to end: does a little other
+work, tells whether there is more."""
 
 
 @contextmanager
@@ -79,12 +81,20 @@ def connect(warehouse: Warehouse, source: KafkaSource) -> None:
 def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outcome:
     """Land everything up to the end offsets of now, refresh every mart, publish."""
     outcome = Outcome()
-    with connected(warehouse) as source:
+    with connected(warehouse) as source, ThreadPoolExecutor(1) as reader:
         ends, answered = source.ends, time.monotonic()
-        while left := source.backlog(ends):
-            if batch := source.read(_WAIT_SECONDS):
-                _land(warehouse, source, batch, outcome)
-                progress(outcome.messages, source.backlog(ends))
+        left = source.backlog(ends)
+        ahead = reader.submit(source.read, _WAIT_SECONDS) if left else None
+        while ahead:
+            batch = ahead.result()
+            left = source.backlog(ends)
+            # The next batch is read while this one lands.
+            ahead = reader.submit(source.read, _WAIT_SECONDS) if left else None
+            if batch:
+                with warehouse.open() as con:
+                    _land(con, warehouse, batch, outcome)
+                source.commit(batch)
+                progress(outcome.messages, left)
                 answered = time.monotonic()
             elif time.monotonic() - answered > _SILENCE_SECONDS:
                 raise UserError(
@@ -92,7 +102,8 @@ def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outc
                     f"{_SILENCE_SECONDS:.0f} s: is the broker at {warehouse.settings.bootstrap_servers} "
                     "still there? What had come has landed; run this again."
                 )
-    _refresh(warehouse, outcome, scheduled=True)
+    with warehouse.open() as con:
+        _refresh(con, warehouse, outcome, scheduled=True)
     return outcome
 
 
@@ -108,10 +119,11 @@ def linger(warehouse: Warehouse, idle: Idle, progress: Told = lambda done, left:
         _linger(warehouse, outcome, idle, progress)
     except (KafkaException, UserError) as error:
         log.warning("Kafka does not answer (%s); what had come has landed.", error)
-        _refresh(warehouse, outcome, scheduled=False)
+        with warehouse.open() as con:
+            _refresh(con, warehouse, outcome, scheduled=False)
     if outcome.landed and outcome.landed[-1].progress != outcome.published_progress:
         with warehouse.open() as con:
-            _publish(warehouse, con, outcome)  # heartbeats alone: the data is as it was, and complete
+            _publish(con, warehouse, outcome)  # heartbeats alone: the data is as it was, and complete
     return outcome
 
 
@@ -123,47 +135,52 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
     with connected(warehouse) as source:
         while True:
             batch = source.read(_GLANCE_SECONDS if stale or busy else _WAIT_SECONDS)
+            if not batch:
+                source.refresh_ends()  # `read` has asked where it brought something
+            now = time.monotonic()
+            if batch or stale:
+                with warehouse.open() as con:
+                    if batch:
+                        stale = bool(_land(con, warehouse, batch, outcome).tables) or stale
+                    if stale and (not source.has_news() or now - refreshed_at > _REFRESH_EVERY_SECONDS):
+                        _refresh(con, warehouse, outcome, scheduled=False)
+                        stale, refreshed_at = False, now
             if batch:
-                _land(warehouse, source, batch, outcome)
+                source.commit(batch)
                 progress(outcome.messages, source.backlog(source.ends))
                 if outcome.landed[-1].tables:
-                    stale = True
                     quiet_after = time.monotonic() + warehouse.settings.linger_seconds
-            now = time.monotonic()
             if now - looked_at > _NEW_TOPICS_EVERY_SECONDS:
                 looked_at = now
                 if source.topics_changed():
                     connect(warehouse, source)
-            if not batch:
-                source.refresh_ends()  # `read` has asked where it brought something
-            if stale and (not source.has_news() or now - refreshed_at > _REFRESH_EVERY_SECONDS):
-                _refresh(warehouse, outcome, scheduled=False)
-                stale, refreshed_at = False, time.monotonic()
-            elif not stale and not source.has_news():
-                busy = idle()
-                if now > quiet_after and not busy:
+            if not stale and not source.has_news():
+                is_ending = now > quiet_after
+                busy = idle(is_ending)
+                if is_ending and not busy:
                     return
             if not stale and now - started > _LONGEST_RUN_SECONDS:
                 return
 
 
-def _land(warehouse: Warehouse, source: KafkaSource, batch: Batch, outcome: Outcome) -> None:
-    with warehouse.open() as con, transaction(con):
+def _land(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, batch: Batch, outcome: Outcome) -> Landed:
+    with transaction(con):
         landed = land(con, batch, warehouse.contracts, warehouse.settings)
-    source.commit(batch)
     outcome.landed.append(landed)
+    return landed
 
 
-def _refresh(warehouse: Warehouse, outcome: Outcome, *, scheduled: bool) -> None:
+def _refresh(
+    con: duckdb.DuckDBPyConnection, warehouse: Warehouse, outcome: Outcome, *, scheduled: bool
+) -> None:
     """Refresh what has been touched and publish, if anything was."""
-    with warehouse.open() as con:
-        refreshed = refresh.refresh(con, warehouse.marts, scheduled=scheduled)
-        outcome.refreshed += refreshed
-        if refreshed or scheduled or not warehouse.settings.published_file.exists():
-            _publish(warehouse, con, outcome)
+    refreshed = refresh.refresh(con, warehouse.marts, scheduled=scheduled)
+    outcome.refreshed += refreshed
+    if refreshed or scheduled or not warehouse.settings.published_file.exists():
+        _publish(con, warehouse, outcome)
 
 
-def _publish(warehouse: Warehouse, con: duckdb.DuckDBPyConnection, outcome: Outcome) -> None:
+def _publish(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, outcome: Outcome) -> None:
     outcome.published = publish(con, warehouse.marts, warehouse.settings)
     outcome.published_progress = landed_progress(con)
 

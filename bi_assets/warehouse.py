@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import hmac
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import duckdb
@@ -56,22 +58,19 @@ class Warehouse:
         core.parent.mkdir(parents=True, exist_ok=True)
         with core.with_suffix(".duckdb.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            con = _connect(core)
-            try:
+            with _attached(core) as con:
                 self.prepare(con, evolve=evolve)
                 yield con
-            finally:
-                con.close()
 
     def prepare(self, con: duckdb.DuckDBPyConnection, *, evolve: bool = False) -> None:
         """Set up a session; make the schema where there is none, and `evolve` it where asked to."""
-        con.execute("SET TimeZone = 'UTC'")
-        for macro in macros(self.settings.source_timezone, self.settings.business_timezone):
-            con.execute(macro)
-        con.execute("CREATE SCHEMA IF NOT EXISTS meta")
-        con.execute("CREATE TABLE IF NOT EXISTS meta.setup (name VARCHAR, value VARCHAR)")
+        con.execute(
+            "SET TimeZone = 'UTC'; CREATE SCHEMA IF NOT EXISTS meta; "
+            "CREATE TABLE IF NOT EXISTS meta.setup (name VARCHAR, value VARCHAR); "
+            + "; ".join(macros(self.settings.source_timezone, self.settings.business_timezone))
+        )
         found = dict(con.execute("SELECT name, value FROM meta.setup").fetchall())
-        wanted = self._setup()
+        wanted = self._setup
         _refuse_changes(found, wanted)
         if found and (found == wanted or not evolve):
             return
@@ -92,6 +91,7 @@ class Warehouse:
             statements += versions.create_sql(contract, key, self.settings.business_timezone)
         return statements
 
+    @cached_property
     def _setup(self) -> dict[str, str]:
         """What the file's contents depend on."""
         shape = repr((_SCHEMA_VERSION, self._schema(), [(m.name, m.digest) for m in self.marts.values()]))
@@ -104,21 +104,44 @@ class Warehouse:
         }
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+@contextmanager
+def _attached(core: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Attach a file to this process's database engine, for a connection of its own."""
+    con = _engine(os.getpid(), core).cursor()
+    try:
+        _attach(con, core)
+        try:
+            con.execute("USE core")
+            yield con
+        finally:
+            con.close()
+            _engine(os.getpid(), core).execute("DETACH core")
+    finally:
+        con.close()
+
+
+@lru_cache(maxsize=1)
+def _engine(process: int, core: Path) -> duckdb.DuckDBPyConnection:
+    """Return a process's database engine for a file; to make one takes longer than to attach a file to it.
+
+    A forked process has one of its own: threads do not come along.
+    """
+    return duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": f"{core}.tmp"})
+
+
+def _attach(con: duckdb.DuckDBPyConnection, core: Path) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    con = duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": f"{path}.tmp"})
     while True:
         try:
-            con.execute(f"ATTACH {literal(str(path))} AS core (ROW_GROUP_SIZE {_ROW_GROUP})")
-            con.execute("USE core")
-            return con
+            con.execute(f"ATTACH IF NOT EXISTS {literal(str(core))} AS core (ROW_GROUP_SIZE {_ROW_GROUP})")
+            return
         except duckdb.IOException as error:
             if "Conflicting lock" not in str(error):
                 raise
             if time.monotonic() > deadline:
                 holder = str(error).partition("held in ")[2].partition(". ")[0]
                 raise UserError(
-                    f"{path} is open in another program ({holder}). Close it there; to query, open "
+                    f"{core} is open in another program ({holder}). Close it there; to query, open "
                     "publish/marts.duckdb instead, which is never locked."
                 ) from error
             time.sleep(0.05)

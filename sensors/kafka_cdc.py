@@ -1,12 +1,13 @@
 """The one sensor: news in Kafka launches a micro-batch run.
 
-Dagster's daemon evaluates a sensor every five seconds at best, so an evaluation waits for news
-for almost as long, and returns the moment there is some. While a run is queued or running there
-is nothing to do but wait for its end: it lands the news itself.
+Dagster's daemon evaluates a sensor every five seconds at best, so an evaluation waits for news, and
+returns the moment there is some. It waits long: between two evaluations nobody does. While a run is
+queued or running there is nothing to do but wait for its end: it lands the news itself.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -20,9 +21,11 @@ from bi_assets.landing.offsets import landed_offsets, progress
 from bi_assets.orchestration.jobs import MICRO_BATCH
 from bi_assets.warehouse import Warehouse
 
-_WAIT_SECONDS = 4.4
+_WAIT_SECONDS = 25.0  # Dagster gives an evaluation a minute
 _LOOK_EVERY_SECONDS = 0.2
+_NEW_TOPICS_EVERY_SECONDS = 5.0
 _HEARTBEATS_MATTER_AFTER = timedelta(minutes=5)
+_AHEAD_KBYTES = 64  # one message is enough
 _UNDER_WAY = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -34,6 +37,7 @@ _UNDER_WAY = [
 
 def kafka_cdc(warehouse: Warehouse) -> dg.SensorDefinition:
     """Return the sensor of this warehouse."""
+    watch = _Watch(warehouse)
 
     @dg.sensor(
         name="kafka_cdc",
@@ -44,42 +48,71 @@ def kafka_cdc(warehouse: Warehouse) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         deadline = time.monotonic() + _WAIT_SECONDS
-        if not _wait_for_run(context.instance, deadline):
-            return dg.SkipReason("a micro-batch run is under way")
+        if _is_under_way(context.instance):
+            watch.rest()
+            while _is_under_way(context.instance):
+                if time.monotonic() > deadline:
+                    return dg.SkipReason("a micro-batch run is under way")
+                time.sleep(_LOOK_EVERY_SECONDS)
         try:
-            return _wait_for_news(warehouse, deadline)
+            return dg.RunRequest() if watch.sees_news(deadline) else dg.SkipReason("no news")
         except (UserError, KafkaException) as error:
+            watch.rest()
             return dg.SkipReason(f"{error} Trying again.")
 
     return sensor
 
 
-def _wait_for_run(instance: dg.DagsterInstance, deadline: float) -> bool:
-    """Wait until no micro-batch run is under way; tell whether that came in time."""
-    under_way = dg.RunsFilter(job_name=MICRO_BATCH, statuses=_UNDER_WAY)
-    while instance.get_runs_count(under_way):
-        if time.monotonic() > deadline:
+def _is_under_way(instance: dg.DagsterInstance) -> bool:
+    return instance.get_runs_count(dg.RunsFilter(job_name=MICRO_BATCH, statuses=_UNDER_WAY)) > 0
+
+
+class _Watch:
+    """Waits at the topics for what has not landed; keeps its place from one evaluation to the next."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+        self._source: KafkaSource | None = None
+        self._complete_through: datetime | None = None
+        self._lock = threading.Lock()  # evaluations come on different threads
+
+    def sees_news(self, deadline: float) -> bool:
+        """Wait until there is news; False where there was none until the deadline (monotonic time).
+
+        Errors: `UserError` or `KafkaException` where the broker does not answer.
+        """
+        with self._lock:
+            source = self._source or self._connected()
+            while (left := deadline - time.monotonic()) > 0:
+                topic = source.wait(min(left, _NEW_TOPICS_EVERY_SECONDS))
+                if topic is None:
+                    if source.topics_changed():
+                        source = self._connected()
+                elif source.is_news(topic) or _old(self._complete_through):
+                    # Heartbeats alone matter too, sometimes: nothing was ordered, and that is news.
+                    self._close()
+                    return True
             return False
-        time.sleep(_LOOK_EVERY_SECONDS)
-    return True
 
+    def rest(self) -> None:
+        """Go away until there is something to wait for."""
+        with self._lock:
+            self._close()
 
-def _wait_for_news(warehouse: Warehouse, deadline: float) -> dg.RunRequest | dg.SkipReason:
-    settings = warehouse.settings
-    topics = [settings.heartbeat_topic, *map(settings.topic, warehouse.contracts)]
-    with warehouse.open() as con:
-        complete_through, landed = progress(con).complete_through, landed_offsets(con)
-    with KafkaSource(settings, topics) as source:
-        source.connect(landed, fetch=False)
-        while True:
-            if source.has_news():
-                return dg.RunRequest()
-            if source.backlog(source.ends) and _old(complete_through):
-                return dg.RunRequest()  # heartbeats alone: nothing was ordered, and that is news too
-            if time.monotonic() > deadline:
-                return dg.SkipReason("no news")
-            time.sleep(_LOOK_EVERY_SECONDS)
-            source.refresh_ends()
+    def _connected(self) -> KafkaSource:
+        self._close()
+        settings = self._warehouse.settings
+        topics = [settings.heartbeat_topic, *map(settings.topic, self._warehouse.contracts)]
+        with self._warehouse.open() as con:
+            self._complete_through, landed = progress(con).complete_through, landed_offsets(con)
+        self._source = KafkaSource(settings, topics, ahead_kbytes=_AHEAD_KBYTES)
+        self._source.connect(landed)
+        return self._source
+
+    def _close(self) -> None:
+        if self._source:
+            self._source.close()
+            self._source = None
 
 
 def _old(complete_through: datetime | None) -> bool:

@@ -90,6 +90,7 @@ def record(
 
 def set_version(con: duckdb.DuckDBPyConnection, names: Iterable[str], version: int) -> None:
     """Note that the contents of these tables have changed."""
-    for name in names:
-        con.execute("DELETE FROM meta.versions WHERE name = ?", [name])
-        con.execute("INSERT INTO meta.versions VALUES (?, ?)", [name, version])
+    changed = list(names)
+    if changed:
+        con.execute("DELETE FROM meta.versions WHERE list_contains(?, name)", [changed])
+        con.execute("INSERT INTO meta.versions SELECT UNNEST(?), ?", [changed, version])

@@ -47,12 +47,12 @@ DERIVED_COLUMNS = (
 def create_sql(contract: Contract, pseudonym_key: str | None, timezone: str) -> list[str]:
     """Return the statements that make `history.TABLE` and `state.TABLE`; the log is there already."""
     table = quote(contract.table)
-    present = [*map(quote, contract.names), *(["business_date"] if contract.business_date else [])]
+    day = f", {BUSINESS_DATE} AS business_date" if contract.business_date else ""
     return [
         f"CREATE OR REPLACE VIEW history.{table} AS "
         + _history_sql(contract, f"cdc.{table}", pseudonym_key, timezone),
-        f"CREATE OR REPLACE VIEW state.{table} AS SELECT {', '.join(present)} FROM history.{table} "
-        f"WHERE valid_to = {OPEN_END} AND NOT is_deleted",
+        f"CREATE OR REPLACE VIEW state.{table} AS SELECT {_names(contract.names)}{day} FROM cdc.{table} "
+        f"WHERE _valid_to = {OPEN_END} AND _op <> 'd'",
     ]
 
 
@@ -74,10 +74,12 @@ def append(
 CREATE OR REPLACE TEMP TABLE newest AS
 SELECT rowid AS _id, * FROM cdc.{table} SEMI JOIN landed USING ({key}) WHERE _valid_to = {OPEN_END}""")
     busy_keys = quote(f"busy_keys_{contract.table}")
-    con.execute(f"""
+    (busy,) = one(
+        con,
+        f"""
 CREATE OR REPLACE TEMP TABLE {busy_keys} AS
-SELECT {key} FROM landed GROUP BY ALL HAVING count(*) > 1 UNION SELECT {key} FROM newest""")
-    (busy,) = one(con, f"SELECT count(*) FROM {busy_keys}")
+SELECT {key} FROM landed GROUP BY ALL HAVING count(*) > 1 UNION SELECT {key} FROM newest""",
+    )
     fresh = f"ANTI JOIN {busy_keys} USING ({key})" if busy else ""
     con.execute(f"""
 INSERT INTO cdc.{table} BY NAME
@@ -124,8 +126,7 @@ def _append_busy(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     """
     table, key = quote(contract.table), _names(contract.key)
     busy_keys = quote(f"busy_keys_{contract.table}")
-    con.execute(f"CREATE OR REPLACE TEMP TABLE reordered_keys AS {_reordered_sql(contract)}")
-    (reordered,) = one(con, "SELECT count(*) FROM reordered_keys")
+    (reordered,) = one(con, f"CREATE OR REPLACE TEMP TABLE reordered_keys AS {_reordered_sql(contract)}")
     # A known key goes on from its newest version, which has its number and the time reached so far.
     before = f"""
 SELECT *, _valid_from AS _at, _version_no AS _first_no FROM newest ANTI JOIN reordered_keys USING ({key})"""

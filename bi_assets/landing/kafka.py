@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 pa.set_memory_pool(pa.system_memory_pool())
 
 BATCH_MESSAGES = 150_000
-_BATCH_BYTES = 64 << 20
+_BATCH_BYTES = 48 << 20
 _AT_ONCE = 5_000  # Python objects alive at a time
 _ANSWER_SECONDS = 10.0
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-_REST_SECONDS = 0.02  # what else has arrived by then goes into the same batch
+_REST_SECONDS = 0.01  # what else has arrived by then goes into the same batch
 
 LandedOffsets = Mapping[Partition, int]
 """The offset to read next, of each partition of any cluster that has landed anything."""
@@ -50,7 +50,8 @@ class KafkaSource:
     Use it as a context manager; call `connect` before anything else. Not thread-safe.
     """
 
-    def __init__(self, settings: Settings, topics: Collection[str]) -> None:
+    def __init__(self, settings: Settings, topics: Collection[str], *, ahead_kbytes: int = 32_768) -> None:
+        """`ahead_kbytes` bounds what is fetched before it is asked for."""
         self._topics = frozenset(topics)
         self._silent = frozenset({settings.heartbeat_topic})
         self._address = settings.bootstrap_servers
@@ -62,7 +63,8 @@ class KafkaSource:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "error",
                 "fetch.queue.backoff.ms": 5,  # the default of 1000 leaves the client waiting
-                "queued.max.messages.kbytes": 32_768,
+                "queued.max.messages.kbytes": ahead_kbytes,
+                "fetch.wait.max.ms": 100,  # not every broker answers earlier when something comes
                 "log_level": 2,
                 **config,
             },
@@ -85,6 +87,10 @@ class KafkaSource:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the broker."""
         self._consumer.close()
 
     def connect(self, landed: LandedOffsets, *, fetch: bool = True) -> None:
@@ -194,9 +200,32 @@ class KafkaSource:
         """What the broker has dropped; handed on with the next batch."""
         return list(self._losses)
 
+    def is_news(self, topic: str) -> bool:
+        """Tell whether a topic is that of a table; heartbeats are none."""
+        return topic not in self._silent
+
     def has_news(self) -> bool:
         """Tell whether any table's topic holds something that has not been read; heartbeats don't count."""
         return any(end > self._next[p] for p, end in self._ends.items() if p.topic not in self._silent)
+
+    def wait(self, timeout: float) -> str | None:
+        """Wait for a message; return its topic, or None after `timeout` seconds without any.
+
+        The message is gone then: `connect` before anything is read or waited for again.
+
+        Errors: `KafkaException` where the broker can't be reached.
+        """
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            message = self._consumer.poll(left)
+            if message is None:
+                return None
+            error = message.error()
+            if not error or error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                return message.topic()
+            if error.fatal() or error.code() == KafkaError._ALL_BROKERS_DOWN:
+                raise KafkaException(error)
+        return None
 
     def read(self, timeout: float) -> Batch | None:
         """Wait for messages; return what has come, or None after `timeout` seconds without any.
@@ -284,7 +313,7 @@ class KafkaSource:
         if not offsets:
             return
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+            self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             log.warning("Offsets are landed, but could not be committed to the group: %s", error)
 

@@ -28,12 +28,10 @@ last_event_at         = { unit = "UTC", meaning = "when the order last changed a
 name     = "every_order_once"
 sentence = "Every order that has landed for these days has a row, and no other."
 breaches = """
-  SELECT id FROM history.orders ANTI JOIN refreshed ON order_id = id
-  WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00'
-    AND ((SELECT count(*) FROM days) = 0 OR business_date IN (SELECT day FROM days))
-  UNION ALL
-  SELECT order_id FROM refreshed ANTI JOIN (
-    SELECT id FROM history.orders WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00') ON order_id = id"""
+  SELECT coalesce(id, order_id) FROM refreshed FULL JOIN (
+    SELECT id FROM history.orders WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00'
+      AND ((SELECT count(*) FROM days) = 0 OR business_date IN (SELECT day FROM days))) ON id = order_id
+  WHERE id IS NULL OR order_id IS NULL"""
 
 [[checks]]
 name     = "discount_is_a_percentage"
@@ -44,8 +42,7 @@ holds    = "discount_pct BETWEEN 0 AND 100"
 name     = "refunds_agree"
 sentence = "What the items say was paid back is what the order says."
 breaches = """
-  SELECT o.id FROM refreshed r JOIN history.orders o
-    ON o.id = r.order_id AND o.valid_to = TIMESTAMP '9999-12-31 00:00:00'
+  SELECT o.id FROM refreshed r JOIN state.orders o ON o.id = r.order_id
   WHERE least(o.amount_refunded, o.amount_subtotal) <>
     (SELECT sum(i.refunded_amount) FROM state.order_items i WHERE i.order_id = o.id)
     AND o.amount_refunded IS NOT NULL"""

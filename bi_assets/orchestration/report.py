@@ -23,6 +23,7 @@ from bi_assets.warehouse import Warehouse
 
 _AT_A_TIME = 5  # a tenth of a second: news does not wait longer than that
 _SETTLED_SECONDS = 10.0
+_LOOK_EVERY_SECONDS = 2.0
 _FINISH_SECONDS = 2.0
 
 
@@ -34,13 +35,17 @@ class Reporter:
     instance: dg.DagsterInstance
     run_id: str
     _described: set[str] = field(default_factory=set)
+    _look_again_at: float = 0.0
 
-    def report(self, settled_for: float = _SETTLED_SECONDS) -> bool:
+    def report(self, is_ending: bool) -> bool:
         """Report a few of the partitions and checks; tell whether there are more.
 
-        Only those that no batch has changed for so many seconds: a day that changes all the time is
-        reported once a run, not once a batch.
+        Until the run is ending, only those that no batch has changed for some seconds: a day that
+        changes all the time is reported once a run, not once a batch.
         """
+        if not is_ending and time.monotonic() < self._look_again_at:
+            return False
+        settled_for = 0.0 if is_ending else _SETTLED_SECONDS
         with self.warehouse.open() as con:
             settled = {"n": _AT_A_TIME, "until": _now() - timedelta(seconds=settled_for)}
             rows = con.execute(
@@ -56,6 +61,7 @@ class Reporter:
                 settled,
             ).fetchall()
         if not rows and not checks:
+            self._look_again_at = time.monotonic() + _LOOK_EVERY_SECONDS
             return False
         for name, day, n, _, cause in rows:
             if name in self.warehouse.marts:
@@ -79,7 +85,7 @@ class Reporter:
     def finish(self) -> None:
         """Report what is left, for some seconds; a later run reports the rest."""
         deadline = time.monotonic() + _FINISH_SECONDS
-        while self.report(settled_for=0) and time.monotonic() < deadline:
+        while self.report(is_ending=True) and time.monotonic() < deadline:
             pass
 
     def published(self, result: Published) -> None:

@@ -96,20 +96,23 @@ def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, schedu
     touched: dict[str, list[date]] = {}
     for kind, day in con.execute("SELECT DISTINCT kind, day FROM meta.touched ORDER BY ALL").fetchall():
         touched.setdefault(kind, []).append(day)
+    current = dict(con.execute("SELECT name, version FROM meta.versions").fetchall())
+    computed = dict(con.execute("SELECT name, version FROM meta.marts").fetchall())
     done = []
     for mart in marts.values():
-        computed, current = _versions(con, mart)
-        if computed is not None and (computed >= current or (mart.schedule and not scheduled)):
+        version, of_inputs = computed[mart.name], _newest(mart, current)
+        if version is not None and (version >= of_inputs or (mart.schedule and not scheduled)):
             continue
-        days = touched.get(mart.partition, []) if mart.partition and computed is not None else None
+        days = touched.get(mart.partition, []) if mart.partition and version is not None else None
         try:
             with transaction(con):
                 refreshed = compute(con, mart, days) if days is None or days else None
                 if refreshed:
                     _leave_to_report(con, refreshed)
                 if days is None:
-                    _compute_readers_as_a_whole(con, marts, mart)
-                _computed(con, mart, current)
+                    computed |= dict.fromkeys(_compute_readers_as_a_whole(con, marts, mart))
+                _computed(con, mart, of_inputs)
+            current[mart.table] = of_inputs
             if refreshed:
                 done.append(refreshed)
         except _ENVIRONMENT:
@@ -117,9 +120,10 @@ def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, schedu
         except Exception as error:
             log.warning("%s could not be computed: %s", mart.name, error)
             with transaction(con):
-                _record(con, mart, CheckResult(COMPUTES, 1))
+                _record(con, mart, [CheckResult(COMPUTES, 1)])
                 con.execute("UPDATE meta.marts SET version = NULL WHERE name = ?", [mart.name])
-    con.execute("DELETE FROM meta.touched")
+    if touched:
+        con.execute("DELETE FROM meta.touched")
     return done
 
 
@@ -135,12 +139,13 @@ def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | N
         con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM frame")
         con.unregister("frame")
     con.execute(f"CREATE OR REPLACE TEMP VIEW refreshed AS SELECT * FROM {mart.table}{where}")
-    (rows,) = one(con, "SELECT count(*) FROM refreshed")
-    checks = (CheckResult(COMPUTES, 0), *(_check(con, check) for check in mart.checks))
-    for result in checks:
-        _record(con, mart, result)
-    con.execute("DROP VIEW refreshed")
-    return Refreshed(mart, rows, None if days is None else tuple(days), checks)
+    # One query for all, but not one of scalar subqueries: planning that takes longer than all of them.
+    asked = ["refreshed", *(f"({check.breaches})" for check in mart.checks)]
+    counts = con.execute(" UNION ALL ".join(f"SELECT {i}, count(*) FROM {q}" for i, q in enumerate(asked)))
+    rows, *breaches = (n for _, n in sorted(counts.fetchall()))
+    checks = [CheckResult(COMPUTES, 0), *map(CheckResult, mart.checks, breaches)]
+    _record(con, mart, checks)
+    return Refreshed(mart, rows, None if days is None else tuple(days), tuple(checks))
 
 
 def recompute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | None) -> Refreshed:
@@ -148,10 +153,10 @@ def recompute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] |
 
     Call it inside a transaction.
     """
-    _, current = _versions(con, mart)
     refreshed = compute(con, mart, days)
     if days is None:
-        _computed(con, mart, current)
+        current = dict(con.execute("SELECT name, version FROM meta.versions").fetchall())
+        _computed(con, mart, _newest(mart, current))
     (version,) = one(con, "SELECT nextval('meta.batch_ids')")
     set_version(con, [mart.table], version)
     if mart.partition and days is not None:
@@ -164,19 +169,15 @@ def recompute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] |
 
 def is_stale(con: duckdb.DuckDBPyConnection, mart: Mart) -> bool:
     """Tell whether anything that a mart is made of has changed since it was computed."""
-    computed, current = _versions(con, mart)
-    return computed is None or computed < current
+    (computed,) = one(con, "SELECT any_value(version) FROM meta.marts WHERE name = ?", [mart.name])
+    current = dict(con.execute("SELECT name, version FROM meta.versions").fetchall())
+    return computed is None or computed < _newest(mart, current)
 
 
-def _versions(con: duckdb.DuckDBPyConnection, mart: Mart) -> tuple[int | None, int]:
-    """What the mart was computed from, and what its inputs are at now."""
-    computed, current = one(
-        con,
-        "SELECT (SELECT any_value(version) FROM meta.marts WHERE name = $name), "
-        "coalesce(max(version), 0) FROM meta.versions WHERE list_contains($inputs, name)",
-        {"name": mart.name, "inputs": [*map(_versioned, mart.inputs), *([] if mart.sql else [AS_OF])]},
-    )
-    return computed, current
+def _newest(mart: Mart, versions: Mapping[str, int]) -> int:
+    """Return what a mart's inputs are at."""
+    inputs = [*map(_versioned, mart.inputs), *([] if mart.sql else [AS_OF])]
+    return max((versions.get(name, 0) for name in inputs), default=0)
 
 
 def _versioned(name: str) -> str:
@@ -191,19 +192,21 @@ def _computed(con: duckdb.DuckDBPyConnection, mart: Mart, version: int) -> None:
 
 def _compute_readers_as_a_whole(
     con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], computed: Mart
-) -> None:
+) -> list[str]:
     """Have the daily marts that read a mart follow it, where all its days may have changed."""
-    for mart in marts.values():
-        if mart.partition and computed.table in mart.inputs:
-            con.execute("UPDATE meta.marts SET version = NULL WHERE name = ?", [mart.name])
+    readers = [mart.name for mart in marts.values() if mart.partition and computed.table in mart.inputs]
+    if readers:
+        con.execute("UPDATE meta.marts SET version = NULL WHERE list_contains(?, name)", [readers])
+    return readers
 
 
 def _where(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | None) -> str:
     """SQL that keeps the partitions `days`; makes the temporary table `days` for the checks."""
-    con.execute("CREATE OR REPLACE TEMP TABLE days (day DATE)")
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE days AS SELECT UNNEST($days::DATE[]) AS day", {"days": days or []}
+    )
     if days is None:
         return ""
-    con.execute("INSERT INTO days SELECT UNNEST($days::DATE[])", {"days": list(days)})
     if len(days) <= _FEW_DAYS:
         # Constants reach the scan of the orders, and skip what lies outside.
         values = ", ".join(f"DATE '{day}'" for day in days)
@@ -214,23 +217,22 @@ def _where(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | No
     )
 
 
-def _check(con: duckdb.DuckDBPyConnection, check: Check) -> CheckResult:
-    (breaches,) = one(con, f"SELECT count(*) FROM ({check.breaches})")
-    return CheckResult(check, breaches)
-
-
-def _record(con: duckdb.DuckDBPyConnection, mart: Mart, result: CheckResult) -> None:
-    name, breaches = result.check.name, result.breaches
+def _record(con: duckdb.DuckDBPyConnection, mart: Mart, results: Sequence[CheckResult]) -> None:
+    names = [result.check.name for result in results]
     # An outcome that Dagster knows already need not be told again.
-    (known,) = one(
-        con,
-        "SELECT count(*) > 0 FROM meta.checks WHERE mart = ? AND name = ? AND breaches = ? AND reported",
-        [mart.name, name, breaches],
-    )
-    con.execute("DELETE FROM meta.checks WHERE mart = ? AND name = ?", [mart.name, name])
+    known = con.execute("SELECT name, breaches FROM meta.checks WHERE mart = ? AND reported", [mart.name])
+    told = set(known.fetchall())
+    con.execute("DELETE FROM meta.checks WHERE mart = ? AND list_contains(?, name)", [mart.name, names])
     con.execute(
-        "INSERT INTO meta.checks VALUES (?, ?, ?, ?, CAST(now() AS TIMESTAMP), ?)",
-        [mart.name, name, result.check.severity, breaches, known],
+        "INSERT INTO meta.checks SELECT $mart, UNNEST($names), UNNEST($severities), UNNEST($breaches), "
+        "CAST(now() AS TIMESTAMP), UNNEST($told)",
+        {
+            "mart": mart.name,
+            "names": names,
+            "severities": [result.check.severity for result in results],
+            "breaches": [result.breaches for result in results],
+            "told": [(result.check.name, result.breaches) in told for result in results],
+        },
     )
 
 
