@@ -115,7 +115,7 @@ def rebuild(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     con.execute(f"""
 CREATE OR REPLACE TEMP TABLE rows_before AS
 SELECT rowid AS _id, *, _source_ts AS _at, 1 AS _first_no FROM cdc.{table}""")
-    _put_in_order(con, contract)
+    _put_in_order(con, contract, one_epoch=False)
     _move(con, contract)
 
 
@@ -139,7 +139,7 @@ FROM cdc.{table} SEMI JOIN reordered_keys USING ({key})"""
 INSERT INTO rows_before BY NAME
 SELECT *, {stamp(contract)}, _source_ts AS _at, 1 AS _first_no
 FROM landed SEMI JOIN {busy_keys} USING ({key})""")
-    _put_in_order(con, contract)
+    _put_in_order(con, contract, one_epoch=not reordered and _is_one_epoch(con))
     _move(con, contract)
     con.execute(f"""
 INSERT INTO cdc.{table} BY NAME SELECT * EXCLUDE (_id, _at, _first_no) FROM rows_after WHERE _id IS NULL""")
@@ -204,7 +204,19 @@ HAVING NOT coalesce(bool_and(
   OR count(DISTINCT c._server_id) > 1"""
 
 
-def _put_in_order(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
+def _is_one_epoch(con: duckdb.DuckDBPyConnection) -> bool:
+    """Tell whether positions alone order `rows_before`: one server, one binlog name, no new snapshot."""
+    (is_one,) = one(
+        con,
+        f"""
+SELECT count(DISTINCT {BINLOG_BASE}) <= 1 AND count(DISTINCT nullif(_server_id, 0)) <= 1
+  AND coalesce(bool_and(is_known OR _op <> 'r'), true)
+FROM (SELECT DISTINCT _binlog_file, _server_id, _op, _id IS NOT NULL AS is_known FROM rows_before)""",
+    )
+    return bool(is_one)
+
+
+def _put_in_order(con: duckdb.DuckDBPyConnection, contract: Contract, *, one_epoch: bool) -> None:
     """Make `rows_after`: the rows of `rows_before`, with the validity that their order gives them.
 
     The order of a key's changes is that of their positions wherever these can be compared, and
@@ -212,20 +224,14 @@ def _put_in_order(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     in Kafka's order, and positions order an epoch. A snapshot's rows name no server; they belong
     to the epoch around them, and come before a stream row of the same position. A snapshot (but no
     incremental one) in an earlier binlog file than what went before is that of a server that
-    replaced the last one: it begins an epoch.
+    replaced the last one: it begins an epoch. With `one_epoch` that is known to be all.
     """
     key, names = _names(contract.key), _names(contract.names)
     arrival = "_batch_id, _partition, _offset"
     columns = ", ".join([names, "_before", *POSITION, "_landed_at", "_batch_id", "_id", "_at", "_first_no"])
     if contract.business_date:
         columns += f", {BUSINESS_DATE}"
-    con.execute(f"""
-CREATE OR REPLACE TEMP TABLE rows_after AS
-WITH placed AS (
-  SELECT *, {BINLOG_BASE} AS base, {BINLOG_NUMBER} AS file_number,
-    nullif(_server_id, 0) AS server
-  FROM rows_before
-),
+    several_epochs = f"""
 named AS (
   SELECT *, coalesce(
       last_value(server IGNORE NULLS) OVER earlier,
@@ -249,7 +255,15 @@ epochs AS (
   SELECT *, sum(begins) OVER (PARTITION BY {key} ORDER BY {arrival}
                               ROWS UNBOUNDED PRECEDING) AS epoch
   FROM bounded
+),"""
+    con.execute(f"""
+CREATE OR REPLACE TEMP TABLE rows_after AS
+WITH placed AS (
+  SELECT *, {BINLOG_BASE} AS base, {BINLOG_NUMBER} AS file_number,
+    nullif(_server_id, 0) AS server
+  FROM rows_before
 ),
+{"epochs AS (SELECT *, 0 AS epoch FROM placed)," if one_epoch else several_epochs}
 ordered AS (
   SELECT *, row_number() OVER (PARTITION BY {key} ORDER BY epoch, file_number, _binlog_pos,
       CASE WHEN _op = 'r' THEN 0 ELSE 1 END, _row, {arrival}) AS turn
