@@ -11,8 +11,6 @@ from typing import Any, ParamSpec
 
 import click
 import duckdb
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bi_assets import __version__, running
 from bi_assets import status as state
@@ -22,7 +20,7 @@ from bi_assets.micro_batch import sync as run_sync
 from bi_assets.outputs.preview import first_results
 from bi_assets.platform import warehouse
 from bi_assets.settings import Settings
-from bi_assets.terminal import console, print_table
+from bi_assets.terminal import console, landing_progress, print_table
 
 P = ParamSpec("P")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -67,13 +65,8 @@ def main() -> None:
 def sync(as_json: bool) -> None:
     """Land everything that Kafka has now, refresh the marts, publish, exit."""
     platform = warehouse(Settings.from_environment())
-    columns = (TextColumn("landing"), BarColumn(), TextColumn("{task.completed:,} of {task.total:,}"))
-    with Progress(
-        *columns, TextColumn("{task.speed:,.0f}/s" if sys.stderr.isatty() else ""), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True, disable=as_json or not sys.stderr.isatty(),
-    ) as bar:  # fmt: skip
-        task = bar.add_task("landing", total=None)
-        outcome = run_sync(platform, lambda done, left: bar.update(task, completed=done, total=done + left))
+    with landing_progress(quiet=as_json) as told:
+        outcome = run_sync(platform, told)
     counts = {name: sum(batch.counts[name] for batch in outcome.landed) for name in
               ("messages", "landed", "duplicates", "tombstones", "quarantined")}  # fmt: skip
     result = {

@@ -61,6 +61,19 @@ Idle = Callable[[bool], bool]
 work, tells whether there is more."""
 
 
+class Pace:
+    """Says how far landing is: how many, how fast, how long it will take."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def tell(self, done: int, left: int) -> str:
+        """Return a sentence for so many messages landed, and still to come."""
+        rate = done / max(time.monotonic() - self._started, 1e-3)
+        rest = f"{left:,} to come, some {left / rate:,.0f} s" if left else "none to come"
+        return f"{done:,} landed, {rate:,.0f}/s; {rest}"
+
+
 @contextmanager
 def connected(warehouse: Warehouse) -> Iterator[KafkaSource]:
     """Connect to Kafka, where the warehouse has got to."""

@@ -31,7 +31,7 @@ _MEMORY = "300MB"
 _ROW_GROUP = 30_720
 """Rows written and skipped together. At DuckDB's 122,880, each batch of a backlog leaves a rest that
 is then written again with the next, and each small batch writes a larger rest."""
-_SCHEMA_VERSION = "1"
+_SCHEMA_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -75,26 +75,33 @@ class Warehouse:
         if found and (found == wanted or not evolve):
             return
         with transaction(con):
-            for statement in self._schema():
+            for statement in self._tables():
+                con.execute(statement)
+            for contract in self.contracts.values():
+                versions.upgrade(con, contract)
+            for statement in self._views():
                 con.execute(statement)
             refresh.create_tables(con, self.marts)
             con.execute("DELETE FROM meta.setup")
             con.executemany("INSERT INTO meta.setup VALUES (?, ?)", list(wanted.items()))
 
-    def _schema(self) -> list[str]:
-        key = self.settings.pseudonym_key
+    def _tables(self) -> list[str]:
         statements = [f"CREATE SCHEMA IF NOT EXISTS {s}" for s in ("cdc", "history", "state", "marts")]
         for module in (land, offsets, drift, quarantine, touched, refresh):
             statements += module.SCHEMA
         for contract in self.contracts.values():
-            statements += change_log.create_sql(contract, key)
-            statements += versions.create_sql(contract, key, self.settings.business_timezone)
+            statements += change_log.create_sql(contract, self.settings.pseudonym_key)
         return statements
+
+    def _views(self) -> list[str]:
+        key, timezone = self.settings.pseudonym_key, self.settings.business_timezone
+        return [s for c in self.contracts.values() for s in versions.create_sql(c, key, timezone)]
 
     @cached_property
     def _setup(self) -> dict[str, str]:
         """What the file's contents depend on."""
-        shape = repr((_SCHEMA_VERSION, self._schema(), [(m.name, m.digest) for m in self.marts.values()]))
+        marts = [(mart.name, mart.digest) for mart in self.marts.values()]
+        shape = repr((_SCHEMA_VERSION, self._tables(), self._views(), marts))
         key = self.settings.pseudonym_key
         return {
             "BI_SOURCE_TIMEZONE": self.settings.source_timezone,

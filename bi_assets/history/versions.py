@@ -108,13 +108,32 @@ UNION ALL SELECT 'new' AS side, * FROM (({after}) EXCEPT ({before}))""")
     con.execute(f"CREATE OR REPLACE TEMP VIEW {quote(f'changed_{contract.table}')} AS {changed}")
 
 
+def upgrade(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
+    """Bring a file of the time when history was tables of its own into today's form, inside a transaction.
+
+    Call it once the log has its columns, and before the views are made.
+    """
+    table = quote(contract.table)
+    (is_old,) = one(
+        con,
+        "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'history' AND table_name = ?",
+        [contract.table],
+    )
+    if not is_old:
+        return
+    con.execute(f"DROP TABLE history.{table}")
+    con.execute(f"ALTER TABLE cdc.{table} ALTER _before TYPE VARCHAR USING CAST(to_json(_before) AS VARCHAR)")
+    if contract.business_date:
+        day = f"business_date({quote(contract.business_date)})"
+        con.execute(f"UPDATE cdc.{table} SET {BUSINESS_DATE} = {day}")
+    rebuild(con, contract)
+
+
 def rebuild(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     """Compute the versions of every key from the change log again."""
-    table, key = quote(contract.table), _names(contract.key)
-    con.execute(f"CREATE OR REPLACE TEMP TABLE reordered_keys AS SELECT DISTINCT {key} FROM cdc.{table}")
     con.execute(f"""
 CREATE OR REPLACE TEMP TABLE rows_before AS
-SELECT rowid AS _id, *, _source_ts AS _at, 1 AS _first_no FROM cdc.{table}""")
+SELECT rowid AS _id, *, _source_ts AS _at, 1 AS _first_no FROM cdc.{quote(contract.table)}""")
     _put_in_order(con, contract, one_epoch=False)
     _move(con, contract)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import duckdb
 
 from bi_assets.contracts.contract import Contract
@@ -37,30 +39,39 @@ placed AS (
 )"""
 
 
-def stage(con: duckdb.DuckDBPyConnection, contract: Contract, topic: str, source: tuple[str, str]) -> int:
+@dataclass(frozen=True)
+class Staged:
+    """What is in `landed`."""
+
+    rows: int
+    duplicates: int
+    has_snapshot: bool
+
+
+def stage(con: duckdb.DuckDBPyConnection, contract: Contract, topic: str, source: tuple[str, str]) -> Staged:
     """Make the temporary view `landed`: the sound rows of `decoded`, duplicates out.
 
     A duplicate is a change with the same server, file, position, row and key as an earlier one, and
     the same content; what differs in content is kept. Almost always a look at where the batch's
     stretches of the binlog begin shows that there is none. Only rows at or below the highest
     position that their partition has landed, or at a place that the batch has twice, are looked up.
-    Leaves the temporary table `stretches`, and returns the number of duplicates. `source` is
-    (cluster id, topic id or name).
+    Leaves the temporary table `stretches`. `source` is (cluster id, topic id or name).
     """
     names = ", ".join(quote(name) for name in (*contract.names, "_before", *POSITION))
     con.execute(f"CREATE OR REPLACE TEMP VIEW landed AS SELECT {names} FROM decoded WHERE _cause IS NULL")
     con.execute(_SUMMARY)
     at = {"topic": topic, "cluster": source[0], "topic_id": source[1]}
-    (doubtful,) = one(con, f"""
+    rows, has_snapshot, doubtful = one(con, f"""
 WITH {_MARKS}
-SELECT (SELECT count(*) FROM placed
+SELECT coalesce(sum(n), 0)::BIGINT, coalesce(bool_or(is_snapshot), false), (SELECT count(*) FROM placed
         WHERE mark IS NOT NULL AND (NOT comparable OR (file_number, first_pos) <= mark))
      + (SELECT count(*) FROM (SELECT 1 FROM landed WHERE _op <> 'r'
-        GROUP BY _binlog_pos, _row HAVING count(*) > 1))""", at)  # fmt: skip
+        GROUP BY _binlog_pos, _row HAVING count(*) > 1))
+FROM stretches""", at)  # fmt: skip
     duplicates = _drop(con, contract, at) if doubtful else 0
     if duplicates:
         con.execute(_SUMMARY)
-    return duplicates
+    return Staged(rows - duplicates, duplicates, has_snapshot)
 
 
 def _drop(con: duckdb.DuckDBPyConnection, contract: Contract, at: dict[str, str]) -> int:

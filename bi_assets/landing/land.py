@@ -13,6 +13,7 @@ from datetime import datetime
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bi_assets.contracts.contract import Contract
 from bi_assets.history import touched, versions
@@ -52,35 +53,36 @@ def land(
 ) -> Landed:
     """Land a batch and bring history up to date. Call it inside a transaction."""
     (batch_id,) = one(con, "SELECT nextval('meta.batch_ids')")
-    con.execute("SET VARIABLE batch_id = $id", {"id": batch_id})
-    con.execute("SET VARIABLE landed_at = $at::TIMESTAMP", {"at": batch.read_at})
-    sources = {p.topic: p.source for p in batch.next_offsets}
+    con.execute(
+        f"SET VARIABLE batch_id = {batch_id}; "
+        f"SET VARIABLE landed_at = TIMESTAMP '{batch.read_at.isoformat(sep=' ')}'"
+    )
     counts: Counter[str] = Counter()
     tables: dict[str, int] = {}
     offsets.restart(con, batch.restarts, batch.read_at)
+    landed = offsets.landed_offsets(con)
     offsets.start_positions(con)
     for table, contract in contracts.items():
         topic = settings.topic(table)
         if topic not in batch.messages:
             continue
-        messages = _not_landed(con, batch.messages[topic], topic, sources[topic])
+        partitions = [p for p in batch.next_offsets if p.topic == topic]
+        messages = _not_landed(batch.messages[topic], {p.number: landed.get(p, 0) for p in partitions})
         counts["messages"] += messages.num_rows
         counts["tombstones"] += messages.column("value").null_count
-        counts["quarantined"] += _decode(con, contract, topic, messages, settings)
-        counts += _count_odd_hours(con)
+        counts += _decode(con, contract, topic, messages, settings)
         drift.record(con, contract, messages)
-        counts["duplicates"] += duplicates.stage(con, contract, topic, sources[topic])
-        (rows,) = one(con, "SELECT coalesce(sum(n), 0)::BIGINT FROM stretches")
-        if rows:
-            tables[table] = rows
-            offsets.note_positions(con, topic)
+        staged = duplicates.stage(con, contract, topic, partitions[0].source)
+        counts["duplicates"] += staged.duplicates
+        if staged.rows:
+            tables[table] = staged.rows
+            offsets.note_positions(con, topic, has_snapshot=staged.has_snapshot)
             versions.append(con, contract, settings.pseudonym_key, settings.business_timezone)
     touched.record(con, tables, contracts, batch_id)
     counts["landed"] = sum(tables.values())
     offsets.advance(con, batch)
     offsets.record_losses(con, batch.losses, batch.read_at)
-    before = offsets.progress(con)
-    progress = offsets.update_progress(con, batch, _heartbeat_time(con, batch, settings))
+    before, progress = offsets.update_progress(con, batch, _heartbeat_time(con, batch, settings))
     if progress.as_of != before.as_of:
         touched.set_version(con, [touched.AS_OF], batch_id)
     con.execute(
@@ -102,26 +104,19 @@ COUNTS = (
 )
 
 
-def _not_landed(
-    con: duckdb.DuckDBPyConnection, messages: pa.Table, topic: str, source: tuple[str, str]
-) -> pa.Table:
+def _not_landed(messages: pa.Table, landed: Mapping[int, int]) -> pa.Table:
     """Return the messages at or after their partition's landed offset.
 
     All of them, but where another process has landed some since this one read them.
     """
-    con.register("messages", messages)
-    landed = """SELECT partition, next_offset FROM meta.offsets
-      WHERE cluster_id = $cluster AND topic_id = $topic_id AND topic = $topic"""
-    at = {"cluster": source[0], "topic_id": source[1], "topic": topic}
-    (again,) = one(con, f"""
-SELECT count(*) FROM messages m JOIN ({landed}) o ON m.partition = o.partition
-WHERE m."offset" < o.next_offset""", at)  # fmt: skip
-    if again:
-        messages = con.sql(f"""
-SELECT m.* FROM messages m LEFT JOIN ({landed}) o ON m.partition = o.partition
-WHERE m."offset" >= coalesce(o.next_offset, 0) ORDER BY m.partition, m."offset"
-""", params=at).to_arrow_table()  # fmt: skip
-    con.unregister("messages")
+    firsts = messages.group_by("partition").aggregate([("offset", "min")]).to_pylist()
+    behind = {row["partition"] for row in firsts if row["offset_min"] < landed[row["partition"]]}
+    for number in behind:
+        is_there = pc.and_(
+            pc.equal(messages.column("partition"), number),
+            pc.less(messages.column("offset"), landed[number]),
+        )
+        messages = messages.filter(pc.invert(is_there))
     return messages
 
 
@@ -131,23 +126,27 @@ def _decode(
     topic: str,
     messages: pa.Table,
     settings: Settings,
-) -> int:
-    """Make `decoded`; return how many messages went to quarantine.
+) -> Counter[str]:
+    """Make `decoded`; count the messages that went to quarantine, and the odd hours of the others.
 
     A message that the decoder itself chokes on is found by halving the batch: it is set aside,
     and everything around it lands.
     """
     sql = decode_sql(contract, topic, settings)
-    sound = [messages]
+    undecodable = 0
     try:
         _decode_all(con, sql, messages)
     except duckdb.Error:
         sound, choking = _halve(con, sql, messages)
         _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
         quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), settings)
-        undecodable: int = sum(table.num_rows for table in choking)
-        return undecodable + quarantine.add(con, contract, messages, settings)
-    return quarantine.add(con, contract, messages, settings)
+        undecodable = sum(table.num_rows for table in choking)
+    faulty, repeated, missing = one(con, """
+SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::BIGINT,
+  coalesce(sum(_missing_hour) FILTER (_cause IS NULL), 0)::BIGINT FROM decoded""")  # fmt: skip
+    if faulty:
+        quarantine.add(con, contract, messages, settings)
+    return Counter(quarantined=undecodable + faulty, repeated_hour=repeated, missing_hour=missing)
 
 
 def _decode_all(con: duckdb.DuckDBPyConnection, sql: str, messages: pa.Table) -> None:
@@ -172,15 +171,6 @@ def _halve(
         second = _halve(con, sql, messages.slice(middle))
         return first[0] + second[0], first[1] + second[1]
     return [messages], []
-
-
-def _count_odd_hours(con: duckdb.DuckDBPyConnection) -> Counter[str]:
-    repeated, missing = one(
-        con,
-        "SELECT coalesce(sum(_repeated_hour), 0), coalesce(sum(_missing_hour), 0) "
-        "FROM decoded WHERE _cause IS NULL",
-    )
-    return Counter(repeated_hour=int(repeated), missing_hour=int(missing))
 
 
 def _heartbeat_time(con: duckdb.DuckDBPyConnection, batch: Batch, settings: Settings) -> datetime | None:

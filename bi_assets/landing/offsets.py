@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 import duckdb
 import pyarrow as pa
@@ -66,7 +66,7 @@ CREATE OR REPLACE TEMP TABLE positions (topic VARCHAR, partition INTEGER, last_s
   server_id BIGINT, base VARCHAR, mark STRUCT(n BIGINT, p BIGINT))""")
 
 
-def note_positions(con: duckdb.DuckDBPyConnection, topic: str) -> None:
+def note_positions(con: duckdb.DuckDBPyConnection, topic: str, *, has_snapshot: bool) -> None:
     """Remember the highest binlog position of each partition in `stretches`. Called once a topic."""
     con.execute("""
 INSERT INTO positions
@@ -79,7 +79,8 @@ SELECT $topic, _partition, any_value(newest.last_source_ts), any_value(source.s)
   max(struct_pack(n := coalesce(file_number, 0), p := last_pos))
     FILTER (NOT is_snapshot AND (_server_id, base) IS NOT DISTINCT FROM (source.s, source.b))
 FROM stretches JOIN newest USING (_partition) GROUP BY _partition""", {"topic": topic})  # fmt: skip
-    con.execute("""
+    if has_snapshot:
+        con.execute("""
 MERGE INTO meta.snapshots s USING (
   SELECT base, max(struct_pack(n := file_number, p := last_pos)) AS place
   FROM stretches WHERE is_snapshot GROUP BY base) f ON s.topic = $topic AND s.base = f.base
@@ -165,32 +166,32 @@ def progress(con: duckdb.DuckDBPyConnection) -> Progress:
     return Progress(*one(con, "SELECT any_value(complete_through), any_value(as_of) FROM meta.progress"))
 
 
-def update_progress(con: duckdb.DuckDBPyConnection, batch: Batch, heartbeat_at: datetime | None) -> Progress:
-    """Compute how complete the data is after this batch, and keep it.
+def update_progress(
+    con: duckdb.DuckDBPyConnection, batch: Batch, heartbeat_at: datetime | None
+) -> tuple[Progress, Progress]:
+    """Compute how complete the data is after this batch, and keep it. Returns it before and after.
 
     Where every partition has reached its end (asked for once the batch was read), all that the
     connector had sent is there, up to its newest change or heartbeat; else up to the least of the
     lagging partitions' last changes. It never goes back, and never beyond the wall clock.
     """
-    before, last_heartbeat = one(
-        con, "SELECT any_value(complete_through), any_value(heartbeat_at) FROM meta.progress"
-    )
-    heartbeat_at = max(filter(None, [heartbeat_at, last_heartbeat]), default=None)
-    caught_up, newest, slowest = one(
+    before, as_of, last_heartbeat, caught_up, newest, slowest = one(
         con,
         """
-SELECT count(*) FILTER (next_offset < end_offset) = 0, max(last_source_ts),
+SELECT any_value(p.complete_through), any_value(p.as_of), any_value(p.heartbeat_at),
+  count(*) FILTER (next_offset < end_offset) = 0, max(last_source_ts),
   CASE WHEN count(*) FILTER (next_offset < end_offset AND last_source_ts IS NULL) = 0
        THEN min(last_source_ts) FILTER (next_offset < end_offset) END
-FROM advanced""",
+FROM (SELECT 1) LEFT JOIN meta.progress p ON true LEFT JOIN advanced ON true""",
     )
+    heartbeat_at = max(filter(None, [heartbeat_at, last_heartbeat]), default=None)
     reached = max(filter(None, [newest, heartbeat_at]), default=None) if caught_up else slowest
     candidates = [t for t in (before, min(reached, batch.read_at) if reached else None) if t]
-    complete_through = max(candidates, default=None)
-    as_of = None
-    if complete_through:
-        (today,) = one(con, "SELECT business_date($t::TIMESTAMP)", {"t": complete_through})
-        as_of = today - timedelta(days=1)
     con.execute("DELETE FROM meta.progress")
-    con.execute("INSERT INTO meta.progress VALUES (?, ?, ?)", [complete_through, as_of, heartbeat_at])
-    return Progress(complete_through, as_of)
+    after = one(
+        con,
+        "INSERT INTO meta.progress SELECT $t, business_date($t::TIMESTAMP) - 1, $beat "
+        "RETURNING complete_through, as_of",
+        {"t": max(candidates, default=None), "beat": heartbeat_at},
+    )
+    return Progress(before, as_of), Progress(*after)

@@ -24,13 +24,11 @@ WHAT_TO_DO = (
 )
 
 
-def add(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table, settings: Settings) -> int:
-    """Set aside the rows of `decoded` that have a cause. Returns how many."""
+def add(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table, settings: Settings) -> None:
+    """Set aside the rows of `decoded` that have a cause."""
     causes = con.execute(
         "SELECT _topic, _partition, _offset, timestamp_ms, _cause FROM decoded WHERE _cause IS NOT NULL"
     ).fetchall()
-    if not causes:
-        return 0
     keys = _keys(messages, {(partition, offset) for _, partition, offset, _, _ in causes})
     _insert(
         con,
@@ -40,7 +38,6 @@ def add(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table, 
             for topic, partition, offset, at, cause in causes
         ],
     )  # fmt: skip
-    return len(causes)
 
 
 def add_undecodable(

@@ -7,7 +7,7 @@ from datetime import date
 
 import dagster as dg
 
-from bi_assets.micro_batch import linger, recompute
+from bi_assets.micro_batch import Pace, linger, recompute
 from bi_assets.orchestration import keys, metadata
 from bi_assets.orchestration.report import Reporter, check_result
 from bi_assets.outputs.publish import publish
@@ -93,10 +93,11 @@ def change_data(warehouse: Warehouse) -> dg.AssetsDefinition:
     @dg.multi_asset(name="change_data", specs=specs, can_subset=False)
     def change_data(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
         reporter = Reporter(warehouse, context.instance, context.run.run_id)
+        pace = Pace()
         outcome = linger(
             warehouse,
             reporter.report,
-            progress=lambda done, left: context.log.info(f"landed {done} messages, {left} to come"),
+            progress=lambda done, left: context.log.info(pace.tell(done, left)),
         )
         reporter.finish()
         if outcome.published:

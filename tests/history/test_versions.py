@@ -120,3 +120,25 @@ def test_a_row_that_comes_back_after_its_deletion_is_there_again(platform: Platf
     log.change("users", "c", None, user(1, -9.0), hours=2)
     assert [row["is_deleted"] for row in versions(platform, log)] == [False, True, False]
     assert [float(row["practitioner_discount"]) for row in platform.rows("state.users")] == [-9]
+
+
+def test_a_change_that_comes_after_a_snapshot_row_of_a_later_place_goes_before_it(
+    platform: Platform, log: Log
+) -> None:
+    log.change("users", "c", None, user(1), pos=100)
+    platform.land(log.messages)
+    log.change("users", "r", None, user(1), pos=900, snapshot="incremental")
+    platform.land(log.messages)
+    assert platform.value("SELECT count(*) FROM history.users") == 1
+    log.change("users", "u", user(1), user(1, -7.0), pos=500, hours=1)
+    assert discounts(platform, log) == [-5, -7, -5]
+
+
+def test_a_key_goes_on_from_its_newest_version_over_many_batches(platform: Platform, log: Log) -> None:
+    log.change("users", "r", None, user(1))
+    for step in range(1, 5):
+        log.change("users", "u", user(1), user(1, -5.0 - step), hours=step)
+        found = versions(platform, log)
+        assert [row["version_no"] for row in found] == list(range(1, step + 2))
+        assert [row["valid_to"] for row in found[:-1]] == [row["valid_from"] for row in found[1:]]
+        assert [row["valid_from_is_exact"] for row in found] == [False] + [True] * step
