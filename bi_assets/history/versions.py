@@ -38,6 +38,7 @@ DERIVED_COLUMNS = (
     "valid_from_is_exact",
     "is_deleted",
     "version_no",
+    "is_first",
     *_PLACE.split(", "),
     "business_date",
 )
@@ -188,12 +189,13 @@ def _history_sql(contract: Contract, rows: str, pseudonym_key: str | None, timez
     day_before = f", {business_date(quote(date), timezone)} AS business_date" if date else ""
     return f"""
 SELECT {_names(contract.names)}, _valid_from AS valid_from, _valid_to AS valid_to,
-  _op <> 'r' AS valid_from_is_exact, _op = 'd' AS is_deleted, _version_no AS version_no, {_PLACE}{day}
+  _op <> 'r' AS valid_from_is_exact, _op = 'd' AS is_deleted, _version_no AS version_no,
+  _version_no = 1 AND (_op <> 'u' OR _before IS NULL) AS is_first, {_PLACE}{day}
 FROM {rows} WHERE _version_no IS NOT NULL
 UNION ALL
 -- What the first change that was seen replaced: true until then, since when is not known.
 SELECT *{day_before} FROM (
-  SELECT {before}, {BEGINNING}, _valid_from, false, false, 0, {_PLACE}
+  SELECT {before}, {BEGINNING}, _valid_from, false, false, 0, true, {_PLACE}
   FROM {rows} WHERE _version_no = 1 AND _op = 'u' AND _before IS NOT NULL)"""
 
 

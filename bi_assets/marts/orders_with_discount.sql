@@ -77,40 +77,26 @@ paid_back AS (
 in_force AS (
   SELECT
     o.*,
-    v.practitioner_discount AS discount_then,
-    v.practitioner_id AS practitioner_then,
-    v.valid_from AS since,
     v.valid_from_is_exact AS since_is_exact,
+    v.valid_from AS since,
     CASE
-      WHEN v.id IS NULL THEN 'before_first_known'
-      WHEN v.is_deleted THEN 'missing_patient'
-      WHEN v.version_no = 0 THEN 'backfill_first_known'
+      WHEN v.id IS NULL OR (v.is_deleted AND o.date >= v.valid_from) THEN 'missing_patient'
+      WHEN v.version_no = 0 OR o.date < v.valid_from THEN 'backfill_first_known'
       WHEN v.practitioner_discount IS NULL THEN 'asof_null'
       ELSE 'asof'
-    END AS known
+    END AS discount_source,
+    v.practitioner_discount,
+    v.practitioner_id AS practitioner_then
   FROM paid_back o
   LEFT JOIN history.users v
-    ON v.id = o.user_id AND o.date >= v.valid_from AND o.date < v.valid_to
+    ON v.id = o.user_id AND o.date < v.valid_to AND (o.date >= v.valid_from OR v.is_first)
 ),
-assumed AS (
+known AS (
   SELECT
-    o.*,
-    CASE
-      WHEN known <> 'before_first_known' THEN known
-      WHEN f.id IS NULL THEN 'missing_patient'
-      ELSE 'backfill_first_known'
-    END AS discount_source,
-    CASE
-      WHEN known = 'before_first_known' THEN f.practitioner_discount
-      WHEN known <> 'missing_patient' THEN discount_then
-    END AS stored_discount,
-    CASE
-      WHEN known = 'before_first_known' THEN f.practitioner_id
-      WHEN known <> 'missing_patient' THEN practitioner_then
-    END AS patient_practitioner_id_asof
-  FROM in_force o
-  LEFT JOIN history.users f
-    ON o.known = 'before_first_known' AND f.id = o.user_id AND f.version_no = 1
+    *,
+    CASE WHEN discount_source <> 'missing_patient' THEN practitioner_discount END AS stored_discount,
+    CASE WHEN discount_source <> 'missing_patient' THEN practitioner_then END AS patient_practitioner_id_asof
+  FROM in_force
 )
 SELECT
   id AS order_id,
@@ -143,4 +129,4 @@ SELECT
   version_no AS n_order_versions,
   practitioner_id AS order_practitioner_id,
   valid_from AS last_event_at
-FROM assumed
+FROM known
