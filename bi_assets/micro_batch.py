@@ -41,11 +41,15 @@ _SILENCE_SECONDS = 30.0
 
 @dataclass
 class Outcome:
-    """What a run did: batches landed, marts refreshed (newest last), the last publication."""
+    """What a run did: batches landed, marts refreshed (newest last), the last publication.
+
+    `took`: seconds that the steps of the last batch took.
+    """
 
     landed: list[Landed] = field(default_factory=list)
     refreshed: list[Refreshed] = field(default_factory=list)
     published: Published | None = None
+    took: dict[str, float] = field(default_factory=dict)
     published_progress: Progress | None = None
 
     @property
@@ -177,7 +181,7 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
 
 
 def _land(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, batch: Batch, outcome: Outcome) -> Landed:
-    with transaction(con):
+    with _timed(outcome, "land"), transaction(con):
         landed = land(con, batch, warehouse.contracts, warehouse.settings)
     outcome.landed.append(landed)
     return landed
@@ -187,15 +191,24 @@ def _refresh(
     con: duckdb.DuckDBPyConnection, warehouse: Warehouse, outcome: Outcome, *, scheduled: bool
 ) -> None:
     """Refresh what has been touched and publish, if anything was."""
-    refreshed = refresh.refresh(con, warehouse.marts, scheduled=scheduled)
+    with _timed(outcome, "refresh"):
+        refreshed = refresh.refresh(con, warehouse.marts, scheduled=scheduled)
     outcome.refreshed += refreshed
     if refreshed or scheduled or not warehouse.settings.published_file.exists():
         _publish(con, warehouse, outcome)
 
 
 def _publish(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, outcome: Outcome) -> None:
-    outcome.published = publish(con, warehouse.marts, warehouse.settings)
+    with _timed(outcome, "publish"):
+        outcome.published = publish(con, warehouse.marts, warehouse.settings)
     outcome.published_progress = landed_progress(con)
+
+
+@contextmanager
+def _timed(outcome: Outcome, step: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    outcome.took[step] = time.monotonic() - started
 
 
 def recompute(warehouse: Warehouse, mart: Mart, days: Sequence[date] | None) -> Refreshed:

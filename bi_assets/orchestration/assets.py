@@ -101,7 +101,7 @@ def change_data(warehouse: Warehouse) -> dg.AssetsDefinition:
         )
         reporter.finish()
         if outcome.published:
-            reporter.published(outcome.published)
+            reporter.published(outcome.published, outcome.took)
         rows: dict[str, int] = {}
         for batch in outcome.landed:
             for table, n in batch.tables.items():

@@ -9,6 +9,7 @@ left to land. A crash repeats a report and never loses one.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -88,11 +89,12 @@ class Reporter:
         while self.report(is_ending=True) and time.monotonic() < deadline:
             pass
 
-    def published(self, result: Published) -> None:
-        """Report the analysts' file."""
+    def published(self, result: Published, took: Mapping[str, float]) -> None:
+        """Report the analysts' file, and how long the steps of the last batch took."""
         told: dict[str, Any] = {
             "run": dg.MetadataValue.dagster_run(self.run_id),
             **metadata.published(result),
+            **{f"milliseconds to {step}": round(seconds * 1000) for step, seconds in took.items()},
         }
         self.instance.report_runless_asset_event(dg.AssetMaterialization(keys.PUBLISHED, metadata=told))
 
