@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 
 import duckdb
@@ -11,58 +12,51 @@ import duckdb
 from bi_assets.outputs.generations import Stamp
 from bi_assets.refresh import changed
 from bi_assets.refresh.mart import Mart, MartColumn
-from bi_assets.sql import literal, one, quote
+from bi_assets.sql import literal, one
 
 _FEW_DAYS = 200
 
 
-def bring_up_to_date(
-    con: duckdb.DuckDBPyConnection,
-    mart: Mart,
-    source: str,
-    columns: str,
-    held: Stamp | None,
-    wanted: Stamp | None,
-) -> None:
-    """Make the draft's table of a mart equal to a query of `columns` from `source`.
+@dataclass(frozen=True)
+class Source:
+    """Where the draft gets a mart from: a query of `columns` from `table`, and the stamp of what it gives.
 
-    `held` is the stamp of what the draft holds, `wanted` that of the source; none where it is not
-    known. Rows that are as they should be are left alone.
+    The stamp is none where it is not known.
     """
-    if held is None or wanted is None or held.digest != wanted.digest:
-        _write_anew(con, mart, source, columns)
-        return
-    if held == wanted:
-        return
-    days = changed.since(con, mart.name, held.version)
-    if days == []:
-        return
-    if mart.partition and (days is None or _are_many(con, mart, source, days)):
-        _write_anew(con, mart, source, columns)
-    else:
-        _write_differences(con, mart, source, columns, days)
+
+    table: str
+    columns: str
+    stamp: Stamp | None
 
 
-def drop_others(con: duckdb.DuckDBPyConnection, marts: Collection[str]) -> None:
-    """Drop the tables of marts that are no more."""
-    for name in tables(con, "draft") - {"_meta", *marts}:
-        con.execute(f"DROP TABLE draft.{quote(name)}")
+def from_core(mart: Mart, version: int) -> Source:
+    """Return a mart as the core database has it at a version, on its way out."""
+    columns = ", ".join(_published(column) for column in mart.columns)
+    digest = hashlib.sha256(f"{mart.digest} {columns}".encode()).hexdigest()
+    return Source(mart.table, columns, Stamp(version, digest))
 
 
-def tables(con: duckdb.DuckDBPyConnection, database: str) -> set[str]:
-    """Return the names of the tables of an attached database."""
-    found = con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [database])
-    return {name for (name,) in found.fetchall()}
+def write(
+    con: duckdb.DuckDBPyConnection,
+    marts: Mapping[str, Mart],
+    sources: Mapping[str, Source],
+    held: Mapping[str, Stamp],
+) -> None:
+    """Make the draft's tables equal to their sources. Inside a transaction.
 
-
-def published_columns(mart: Mart) -> str:
-    """SQL of a mart's columns on their way out."""
-    return ", ".join(_published(column) for column in mart.columns)
-
-
-def digest(mart: Mart) -> str:
-    """Return what a published table depends on beside its rows."""
-    return hashlib.sha256(f"{mart.digest} {published_columns(mart)}".encode()).hexdigest()
+    `held` are the stamps of what the draft holds. Rows that are as they should be are left alone.
+    """
+    changes = changed.since(con, {name: stamp.version for name, stamp in held.items()})
+    for name, source in sources.items():
+        mart, has = marts[name], held.get(name)
+        if has is None or source.stamp is None or has.digest != source.stamp.digest:
+            _write_anew(con, mart, source)
+        elif has != source.stamp and name in changes:
+            days = changes[name]
+            if mart.partition and (days is None or _are_many(con, mart, source, days)):
+                _write_anew(con, mart, source)
+            else:
+                _write_differences(con, mart, source, days)
 
 
 def _published(column: MartColumn) -> str:
@@ -72,10 +66,12 @@ def _published(column: MartColumn) -> str:
     return column.name
 
 
-def _write_anew(con: duckdb.DuckDBPyConnection, mart: Mart, source: str, columns: str) -> None:
+def _write_anew(con: duckdb.DuckDBPyConnection, mart: Mart, source: Source) -> None:
     table = f"draft.{mart.name}"
     order = ", ".join(dict.fromkeys(filter(None, (mart.partition, *mart.grain))))
-    con.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT {columns} FROM {source} ORDER BY {order}")
+    con.execute(
+        f"CREATE OR REPLACE TABLE {table} AS SELECT {source.columns} FROM {source.table} ORDER BY {order}"
+    )
     con.execute(f"COMMENT ON TABLE {table} IS {literal(mart.question)}")
     # A last good version may be from before a column was added.
     held = _columns(con, mart)
@@ -86,7 +82,7 @@ def _write_anew(con: duckdb.DuckDBPyConnection, mart: Mart, source: str, columns
 
 
 def _write_differences(
-    con: duckdb.DuckDBPyConnection, mart: Mart, source: str, columns: str, days: Sequence[date] | None
+    con: duckdb.DuckDBPyConnection, mart: Mart, source: Source, days: Sequence[date] | None
 ) -> None:
     """Delete the rows that are no more, insert those that are new: most of a day is as it was."""
     names = _columns(con, mart)
@@ -94,7 +90,7 @@ def _write_differences(
     con.execute(f"""
 CREATE OR REPLACE TEMP TABLE difference AS
 SELECT {listed}, count(*) FILTER (wanted) AS n_wanted, count(*) FILTER (NOT wanted) AS n_held
-FROM (SELECT {listed}, true AS wanted FROM (SELECT {columns} FROM {source}{where})
+FROM (SELECT {listed}, true AS wanted FROM (SELECT {source.columns} FROM {source.table}{where})
       UNION ALL SELECT {listed}, false FROM draft.{mart.name}{where})
 GROUP BY {listed} HAVING n_wanted <> n_held""")
     same = " AND ".join(f"t.{name} IS NOT DISTINCT FROM d.{name}" for name in names)
@@ -107,11 +103,14 @@ def _columns(con: duckdb.DuckDBPyConnection, mart: Mart) -> list[str]:
     return [row[0] for row in con.execute(f"DESCRIBE draft.{mart.name}").fetchall()]
 
 
-def _are_many(con: duckdb.DuckDBPyConnection, mart: Mart, source: str, days: Sequence[date]) -> bool:
+def _are_many(con: duckdb.DuckDBPyConnection, mart: Mart, source: Source, days: Sequence[date]) -> bool:
     """Tell whether days have most of a mart's rows: to compare them would cost more than to write."""
+    if len(days) <= _FEW_DAYS:
+        return False
     of_days, all_ = one(
         con,
-        f"SELECT (SELECT count(*) FROM {source}{_where(mart, days)}), (SELECT count(*) FROM {source})",
+        f"SELECT (SELECT count(*) FROM {source.table}{_where(mart, days)}), "
+        f"(SELECT count(*) FROM {source.table})",
     )
     return bool(of_days * 2 > all_)
 

@@ -53,17 +53,16 @@ def generation(con: duckdb.DuckDBPyConnection, file: Path) -> Generation | None:
         found = file.stat()
     except FileNotFoundError:
         return None
-    known = con.execute(
-        "SELECT id FROM meta.publications WHERE bytes = ? AND written_ns = ?",
+    rows = con.execute(
+        "SELECT id, mart, version, digest "
+        "FROM meta.publications LEFT JOIN meta.published ON publication = id "
+        "WHERE bytes = ? AND written_ns = ?",
         [found.st_size, found.st_mtime_ns],
     ).fetchall()
-    if len(known) != 1:
+    if len({id_ for id_, *_ in rows}) != 1:
         return None
-    ((id_,),) = known
-    rows = con.execute(
-        "SELECT mart, version, digest FROM meta.published WHERE publication = ?", [id_]
-    ).fetchall()
-    return Generation(id_, {mart: Stamp(version, digest) for mart, version, digest in rows})
+    stamps = {mart: Stamp(version, digest) for _, mart, version, digest in rows if mart is not None}
+    return Generation(rows[0][0], stamps)
 
 
 def record(

@@ -16,13 +16,14 @@ from pathlib import Path
 import duckdb
 
 from bi_assets import __version__
-from bi_assets.outputs import draft as drafts
 from bi_assets.outputs import generations
-from bi_assets.outputs.generations import Generation, How, Stamp
+from bi_assets.outputs.draft import Source, from_core, write
+from bi_assets.outputs.generations import Generation, How
+from bi_assets.outputs.pace import pause
 from bi_assets.refresh import changed
 from bi_assets.refresh.mart import Mart
 from bi_assets.settings import Settings
-from bi_assets.sql import literal, one, transaction
+from bi_assets.sql import literal, one, quote, transaction
 
 # Old enough for every tool that analysts have; DuckDB 2.0's own format is not readable by 1.x.
 # A draft is whole or thrown away, and needs no log. Row groups are small so that a few new rows
@@ -42,6 +43,11 @@ class Published:
     size: int
     how: How
     seconds: float
+
+    @property
+    def pause(self) -> float:
+        """Seconds to wait before the next one: those that take long are made less often."""
+        return pause(self.seconds)
 
 
 def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings: Settings) -> Published:
@@ -76,6 +82,15 @@ def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings:
     return Published(target, size, how, time.monotonic() - started)
 
 
+def is_behind(con: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
+    """Tell whether marts have changed since they were published, as after a crash in between."""
+    published = generations.generation(con, settings.published_file)
+    if published is None:
+        return True
+    changes = changed.since(con, {name: stamp.version for name, stamp in published.stamps.items()})
+    return bool(set(changes) - set(_failing(con)))
+
+
 def _make(
     con: duckdb.DuckDBPyConnection,
     marts: Mapping[str, Mart],
@@ -86,27 +101,25 @@ def _make(
     """Write the draft: say how, and what it holds."""
     held_back = _failing(con) if target.exists() else {}
     try:
-        how, base = _begin(con, target, draft, old)
+        how, base, tables = _begin(con, target, draft, old)
         last_good: set[str] = set()
         if held_back:
             con.execute(f"ATTACH {literal(str(target))} AS last_good (READ_ONLY)")
-            last_good = drafts.tables(con, "last_good") & set(held_back)
+            last_good = _tables(con, "last_good")
         version = changed.newest(con)
-        stamps: dict[str, Stamp] = {}
+        sources = {
+            name: Source(f"last_good.{name}", "*", old.stamps.get(name) if old else None)
+            if name in held_back and name in last_good
+            else from_core(mart, version)
+            for name, mart in marts.items()
+        }
+        new = Generation(
+            generations.new_id(), {name: source.stamp for name, source in sources.items() if source.stamp}
+        )
         with transaction(con):
-            drafts.drop_others(con, marts)
-            for mart in marts.values():
-                held = base.stamps.get(mart.name) if base else None
-                if mart.name in last_good:
-                    wanted = old.stamps.get(mart.name) if old else None
-                    drafts.bring_up_to_date(con, mart, f"last_good.{mart.name}", "*", held, wanted)
-                else:
-                    wanted = Stamp(version, drafts.digest(mart))
-                    columns = drafts.published_columns(mart)
-                    drafts.bring_up_to_date(con, mart, mart.table, columns, held, wanted)
-                if wanted:
-                    stamps[mart.name] = wanted
-            new = Generation(generations.new_id(), stamps)
+            for gone in tables - set(marts):
+                con.execute(f"DROP TABLE draft.{quote(gone)}")
+            write(con, marts, sources, base.stamps if base else {})
             _meta(con, marts, held_back, new.id)
     finally:
         con.execute("DETACH DATABASE IF EXISTS last_good")
@@ -116,8 +129,8 @@ def _make(
 
 def _begin(
     con: duckdb.DuckDBPyConnection, target: Path, draft: Path, old: Generation | None
-) -> tuple[How, Generation | None]:
-    """Attach a draft, made as cheaply as can be: say how, and what it holds already."""
+) -> tuple[How, Generation | None, set[str]]:
+    """Attach a draft, made as cheaply as can be: say how, what it holds already, and its tables."""
     ways: tuple[tuple[How, Path], ...] = (("in place", generations.hidden(target)), ("copy", target))
     for how, start in ways if old else ():
         base = generations.generation(con, start)
@@ -130,11 +143,11 @@ def _begin(
             continue
         _attach(con, draft)
         if _is_fit(con, base):
-            return how, base
+            return how, base, _tables(con, "draft")
         con.execute("DETACH draft")
         draft.unlink()
     _attach(con, draft)
-    return "whole", None
+    return "whole", None, set()
 
 
 def _attach(con: duckdb.DuckDBPyConnection, draft: Path) -> None:
@@ -148,6 +161,11 @@ def _is_fit(con: duckdb.DuckDBPyConnection, base: Generation) -> bool:
         con, "SELECT total_blocks, free_blocks FROM pragma_database_size() WHERE database_name = 'draft'"
     )
     return ids == [(base.id,)] and free <= max(_UNUSED_BLOCKS, total / 2)
+
+
+def _tables(con: duckdb.DuckDBPyConnection, database: str) -> set[str]:
+    """Return the marts that a published file has a table of."""
+    return {name for (name,) in con.execute(f"SELECT table_name FROM {database}._meta").fetchall()}
 
 
 def _failing(con: duckdb.DuckDBPyConnection) -> dict[str, str]:

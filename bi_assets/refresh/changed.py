@@ -5,7 +5,7 @@ A change has a version, which is higher than that of any change before it and of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 import duckdb
@@ -47,13 +47,23 @@ def newest(con: duckdb.DuckDBPyConnection) -> int:
     return int(version)
 
 
-def since(con: duckdb.DuckDBPyConnection, mart: str, version: int) -> list[date] | None:
-    """Return the days of a mart that changed after a version; None where it did as a whole."""
-    found = con.execute(
-        "SELECT day FROM meta.changed WHERE mart = ? AND version > ? ORDER BY day", [mart, version]
-    ).fetchall()
-    days = [day for (day,) in found]
-    return None if None in days else days
+def since(con: duckdb.DuckDBPyConnection, versions: Mapping[str, int]) -> dict[str, list[date] | None]:
+    """Return which days of each mart changed after its version; None where it did as a whole.
+
+    A mart that did not change is left out.
+    """
+    found: dict[str, list[date] | None] = {}
+    for mart, day, version in con.execute(
+        "SELECT mart, day, version FROM meta.changed ORDER BY day"
+    ).fetchall():
+        if mart not in versions or version <= versions[mart]:
+            continue
+        days = found.setdefault(mart, [])
+        if day is None:
+            found[mart] = None
+        elif days is not None:
+            days.append(day)
+    return found
 
 
 def forget(con: duckdb.DuckDBPyConnection) -> None:
