@@ -98,6 +98,10 @@ def status(as_json: bool) -> None:
             f"complete through {found['complete_through'] or 'unknown'} (UTC)   "
             f"as of {found['as_of'] or 'unknown'}"
         )
+        if published := found["published"]:
+            console.print(
+                f"published {published['published_at']} (UTC) in {published['seconds']} s, {published['how']}"
+            )
         _print_dicts("Source tables", found["tables"])
         _print_dicts("Marts", found["marts"])
         if found["schema_drift"]:

@@ -11,6 +11,7 @@ from bi_assets.errors import UserError
 from bi_assets.landing.kafka import KafkaSource, LandedOffsets
 from bi_assets.landing.land import COUNTS
 from bi_assets.landing.offsets import landed_offsets
+from bi_assets.outputs.pace import last_publication, spacing
 from bi_assets.sql import quote
 from bi_assets.warehouse import Warehouse
 
@@ -41,6 +42,8 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         for row in _rows(con, "SELECT complete_through, as_of FROM meta.progress"):
             found |= row
         landed = landed_offsets(con)
+        last = last_publication(con)
+    found["published"] = last.told() if last else None
     found["problems"] = [f"left out: {fault}" for fault in warehouse.faults]
     found["problems"] += _lag(landed, warehouse, found["tables"])
     found["problems"] += [
@@ -53,6 +56,11 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         f"{again['landed_offset']} offsets had landed; it was read again from {again['resumed_offset']}."
         for again in found["restarts"]
     ]
+    if last and (every := spacing(last.seconds)):
+        found["notes"].append(
+            f"A publication takes {last.seconds:.1f} s ({last.bytes / 1e6:,.0f} MB, {last.how}): "
+            f"there is one every {every:.1f} s at most."
+        )
     if quarantined := sum(table["quarantined"] for table in found["tables"]):
         found["problems"].append(
             f"{quarantined} messages are in quarantine; see `pharmacy-bi quarantine list`."

@@ -72,6 +72,7 @@ def published(result: Published) -> dict[str, str | int | float]:
     return {
         "dagster/uri": str(result.path.resolve()),
         "bytes": result.size,
+        "how": result.how,
         "seconds": round(result.seconds, 3),
     }
 

@@ -6,6 +6,7 @@ ever meets half a file or a lock.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -15,21 +16,38 @@ from pathlib import Path
 import duckdb
 
 from bi_assets import __version__
-from bi_assets.refresh.mart import Mart, MartColumn
+from bi_assets.outputs import generations
+from bi_assets.outputs.draft import Source, from_core, write
+from bi_assets.outputs.generations import Generation, How
+from bi_assets.outputs.pace import pause
+from bi_assets.refresh import changed
+from bi_assets.refresh.mart import Mart
 from bi_assets.settings import Settings
-from bi_assets.sql import literal, one
+from bi_assets.sql import literal, one, quote, transaction
 
 # Old enough for every tool that analysts have; DuckDB 2.0's own format is not readable by 1.x.
-_STORAGE_VERSION = "v1.2.0"
+# A draft is whole or thrown away, and needs no log. Row groups are small so that a few new rows
+# are written with few others.
+_FORMAT = "STORAGE_VERSION 'v1.2.0', ROW_GROUP_SIZE 30720, RECOVERY_MODE 'NO_WAL_WRITES'"
+_UNUSED_BLOCKS = 64
+"""Free blocks (16 MB) that are no reason to write a file anew, however small it is."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published file: its size in bytes, and how many seconds it took."""
+    """A published file: its size in bytes, how it was made, and how many seconds that took."""
 
     path: Path
     size: int
+    how: How
     seconds: float
+
+    @property
+    def pause(self) -> float:
+        """Seconds to wait before the next one: those that take long are made less often."""
+        return pause(self.seconds)
 
 
 def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings: Settings) -> Published:
@@ -40,24 +58,114 @@ def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings:
     started = time.monotonic()
     target = settings.published_file
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left_by_a_crash in target.parent.glob(f".{target.name}.*"):
-        left_by_a_crash.unlink()
+    generations.clear_away(target)
+    generations.remove_log(target)
     draft = target.with_name(f".{target.name}.tmp")
-    held_back = _failing(con) if target.exists() else {}
-    con.execute(f"ATTACH {literal(str(draft))} AS draft (STORAGE_VERSION '{_STORAGE_VERSION}')")
+    old = generations.generation(con, target)
     try:
+        how, new = _make(con, marts, target, draft, old)
+    except duckdb.Error as error:
+        if old is None:
+            raise
+        log.warning("%s could not be brought up to date, and is written anew: %s", target, error)
+        generations.clear_away(target)
+        old = None
+        how, new = _make(con, marts, target, draft, old)
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.chmod(0o444)
+    size = draft.stat().st_size
+    # The core database knows a file before anybody can see it.
+    with transaction(con):
+        generations.record(con, draft, new, old, how, time.monotonic() - started)
+    generations.replace(draft, target)
+    return Published(target, size, how, time.monotonic() - started)
+
+
+def is_behind(con: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
+    """Tell whether marts have changed since they were published, as after a crash in between."""
+    published = generations.generation(con, settings.published_file)
+    if published is None:
+        return True
+    changes = changed.since(con, {name: stamp.version for name, stamp in published.stamps.items()})
+    return bool(set(changes) - set(_failing(con)))
+
+
+def _make(
+    con: duckdb.DuckDBPyConnection,
+    marts: Mapping[str, Mart],
+    target: Path,
+    draft: Path,
+    old: Generation | None,
+) -> tuple[How, Generation]:
+    """Write the draft: say how, and what it holds."""
+    held_back = _failing(con) if target.exists() else {}
+    try:
+        how, base, tables = _begin(con, target, draft, old)
+        last_good: set[str] = set()
         if held_back:
             con.execute(f"ATTACH {literal(str(target))} AS last_good (READ_ONLY)")
-        for mart in marts.values():
-            _copy(con, mart, "last_good" if mart.name in held_back else None)
-        _meta(con, marts, held_back)
+            last_good = _tables(con, "last_good")
+        version = changed.newest(con)
+        sources = {
+            name: Source(f"last_good.{name}", "*", old.stamps.get(name) if old else None)
+            if name in held_back and name in last_good
+            else from_core(mart, version)
+            for name, mart in marts.items()
+        }
+        new = Generation(
+            generations.new_id(), {name: source.stamp for name, source in sources.items() if source.stamp}
+        )
+        with transaction(con):
+            for gone in tables - set(marts):
+                con.execute(f"DROP TABLE draft.{quote(gone)}")
+            write(con, marts, sources, base.stamps if base else {})
+            _meta(con, marts, held_back, new.id)
     finally:
-        if held_back:
-            con.execute("DETACH DATABASE IF EXISTS last_good")
+        con.execute("DETACH DATABASE IF EXISTS last_good")
+        con.execute("DETACH DATABASE IF EXISTS draft")
+    return how, new
+
+
+def _begin(
+    con: duckdb.DuckDBPyConnection, target: Path, draft: Path, old: Generation | None
+) -> tuple[How, Generation | None, set[str]]:
+    """Attach a draft, made as cheaply as can be: say how, what it holds already, and its tables."""
+    ways: tuple[tuple[How, Path], ...] = (("in place", generations.hidden(target)), ("copy", target))
+    for how, start in ways if old else ():
+        base = generations.generation(con, start)
+        if base is None:
+            continue
+        try:
+            generations.take(target, draft, how)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            continue
+        _attach(con, draft)
+        if _is_fit(con, base):
+            return how, base, _tables(con, "draft")
         con.execute("DETACH draft")
-    size = draft.stat().st_size
-    _replace(draft, target)
-    return Published(target, size, time.monotonic() - started)
+        draft.unlink()
+    _attach(con, draft)
+    return "whole", None, set()
+
+
+def _attach(con: duckdb.DuckDBPyConnection, draft: Path) -> None:
+    con.execute(f"ATTACH {literal(str(draft))} AS draft ({_FORMAT})")
+
+
+def _is_fit(con: duckdb.DuckDBPyConnection, base: Generation) -> bool:
+    """Tell whether the draft is what it is taken for, and not mostly air."""
+    ids = con.execute("SELECT DISTINCT publication FROM draft._meta").fetchall()
+    total, free = one(
+        con, "SELECT total_blocks, free_blocks FROM pragma_database_size() WHERE database_name = 'draft'"
+    )
+    return ids == [(base.id,)] and free <= max(_UNUSED_BLOCKS, total / 2)
+
+
+def _tables(con: duckdb.DuckDBPyConnection, database: str) -> set[str]:
+    """Return the marts that a published file has a table of."""
+    return {name for (name,) in con.execute(f"SELECT table_name FROM {database}._meta").fetchall()}
 
 
 def _failing(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
@@ -69,41 +177,17 @@ def _failing(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
     ).fetchall())  # fmt: skip
 
 
-def _copy(con: duckdb.DuckDBPyConnection, mart: Mart, last_good: str | None) -> None:
-    if last_good and one(
-        con,
-        "SELECT count(*) FROM duckdb_tables() WHERE database_name = $db AND table_name = $name",
-        {"db": last_good, "name": mart.name},
-    ) == (1,):
-        con.execute(f"CREATE TABLE draft.{mart.name} AS FROM {last_good}.{mart.name}")
-    else:
-        columns = ", ".join(_published(column) for column in mart.columns)
-        con.execute(f"CREATE TABLE draft.{mart.name} AS SELECT {columns} FROM {mart.table} ORDER BY ALL")
-    con.execute(f"COMMENT ON TABLE draft.{mart.name} IS {literal(mart.question)}")
-    # A last good version may be from before a column was added.
-    held = {row[0] for row in con.execute(f"DESCRIBE draft.{mart.name}").fetchall()}
-    for column in mart.columns:
-        if column.name not in held:
-            continue
-        unit = f" [{column.unit}]" if column.unit else ""
-        con.execute(f"COMMENT ON COLUMN draft.{mart.name}.{column.name} IS {literal(column.meaning + unit)}")
-
-
-def _published(column: MartColumn) -> str:
-    """SQL of a column on its way out: the one place where money is rounded (metrics.md G3)."""
-    if column.unit == "money":
-        return f"CAST(round({column.name}, 2) AS DECIMAL(18, 2)) AS {column.name}"
-    return column.name
-
-
-def _meta(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], held_back: Mapping[str, str]) -> None:
+def _meta(
+    con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], held_back: Mapping[str, str], id_: str
+) -> None:
     con.execute(
         """
-CREATE TABLE draft._meta AS
+CREATE OR REPLACE TABLE draft._meta AS
 SELECT table_name, CAST(now() AS TIMESTAMP) AS published_at, as_of, complete_through, offsets,
   $version AS version,
   CASE WHEN list_contains($held_back, table_name) THEN 'last good version: a check fails'
-       WHEN warnings > 0 THEN 'warning: ' || warned_by ELSE 'ok' END AS quality
+       WHEN warnings > 0 THEN 'warning: ' || warned_by ELSE 'ok' END AS quality,
+  $publication AS publication
 FROM (SELECT UNNEST($names) AS table_name)
 LEFT JOIN (SELECT any_value(as_of) AS as_of, any_value(complete_through) AS complete_through
            FROM meta.progress) ON true
@@ -112,20 +196,6 @@ LEFT JOIN (SELECT CAST(json_group_object(topic || '/' || partition, next_offset)
 LEFT JOIN (SELECT mart, count(*) AS warnings, string_agg(name, ', ' ORDER BY name) AS warned_by
            FROM meta.checks WHERE breaches > 0 GROUP BY mart) ON mart = table_name
 ORDER BY table_name""",
-        {"version": __version__, "held_back": list(held_back), "names": list(marts)},
+        {"version": __version__, "held_back": list(held_back), "names": list(marts), "publication": id_},
     )
     con.execute("COMMENT ON TABLE draft._meta IS 'What is published here: one row per table'")
-
-
-def _replace(draft: Path, target: Path) -> None:
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.chmod(0o444)
-    draft.replace(target)
-    # Left by someone who opened the old file for writing; it would make the new one unreadable.
-    target.with_name(target.name + ".wal").unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

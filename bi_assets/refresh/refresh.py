@@ -15,6 +15,7 @@ import duckdb
 
 from bi_assets.history.touched import AS_OF, set_version
 from bi_assets.landing.offsets import progress
+from bi_assets.refresh import changed
 from bi_assets.refresh.mart import Check, Context, Mart
 from bi_assets.sql import one, transaction
 
@@ -67,6 +68,7 @@ def create_tables(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart]) -> 
         con.execute(f"DROP TABLE IF EXISTS marts.{gone}")
         con.execute("DELETE FROM meta.marts WHERE name = ?", [gone])
         con.execute("DELETE FROM meta.checks WHERE mart = ?", [gone])
+        con.execute("DELETE FROM meta.changed WHERE mart = ?", [gone])
     for mart in marts.values():
         if known.get(mart.name) == mart.digest:
             continue
@@ -145,6 +147,7 @@ def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | N
     rows, *breaches = (n for _, n in sorted(counts.fetchall()))
     checks = [CheckResult(COMPUTES, 0), *map(CheckResult, mart.checks, breaches)]
     _record(con, mart, checks)
+    changed.record(con, mart.name, days)
     return Refreshed(mart, rows, None if days is None else tuple(days), tuple(checks))
 
 
