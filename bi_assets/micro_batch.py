@@ -22,7 +22,8 @@ from bi_assets.landing.kafka import KafkaSource
 from bi_assets.landing.land import Landed, land
 from bi_assets.landing.offsets import Progress, landed_offsets
 from bi_assets.landing.offsets import progress as landed_progress
-from bi_assets.outputs.publish import Published, publish
+from bi_assets.outputs.pace import last_publication
+from bi_assets.outputs.publish import Published, is_behind, publish
 from bi_assets.refresh import refresh
 from bi_assets.refresh.mart import Mart
 from bi_assets.refresh.refresh import Refreshed
@@ -43,13 +44,16 @@ _SILENCE_SECONDS = 30.0
 class Outcome:
     """What a run did: batches landed, marts refreshed (newest last), the last publication.
 
-    `took`: seconds that the steps of the last batch took.
+    `took`: seconds that the steps of the last batch took. What is refreshed is `unpublished` until it
+    is time to publish (monotonic time): what takes long is done less often.
     """
 
     landed: list[Landed] = field(default_factory=list)
     refreshed: list[Refreshed] = field(default_factory=list)
     published: Published | None = None
     took: dict[str, float] = field(default_factory=dict)
+    unpublished: bool = False
+    publish_at: float = 0.0
     published_progress: Progress | None = None
 
     @property
@@ -121,6 +125,7 @@ def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outc
                 )
     with warehouse.open() as con:
         _refresh(con, warehouse, outcome, scheduled=True)
+        _publish(con, warehouse, outcome)
     return outcome
 
 
@@ -138,9 +143,11 @@ def linger(warehouse: Warehouse, idle: Idle, progress: Told = lambda done, left:
         log.warning("Kafka does not answer (%s); what had come has landed.", error)
         with warehouse.open() as con:
             _refresh(con, warehouse, outcome, scheduled=False)
-    if outcome.landed and outcome.landed[-1].progress != outcome.published_progress:
+    # Heartbeats alone: the data is as it was, and complete.
+    has_moved = bool(outcome.landed) and outcome.landed[-1].progress != outcome.published_progress
+    if outcome.unpublished or has_moved:
         with warehouse.open() as con:
-            _publish(con, warehouse, outcome)  # heartbeats alone: the data is as it was, and complete
+            _publish(con, warehouse, outcome)
     return outcome
 
 
@@ -149,19 +156,26 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
     quiet_after = started + warehouse.settings.linger_seconds
     stale = True  # a crash may have left something to refresh
     busy = False
+    with warehouse.open(evolve=True) as con:
+        outcome.unpublished = is_behind(con, warehouse.settings)
+        last = last_publication(con)
+        outcome.publish_at = started + last.due_in if last else started
     with connected(warehouse) as source:
         while True:
             batch = source.read(_GLANCE_SECONDS if stale or busy else _WAIT_SECONDS)
             if not batch:
                 source.refresh_ends()  # `read` has asked where it brought something
             now = time.monotonic()
-            if batch or stale:
+            is_due = outcome.unpublished and now >= outcome.publish_at
+            if batch or stale or is_due:
                 with warehouse.open() as con:
                     if batch:
                         stale = bool(_land(con, warehouse, batch, outcome).tables) or stale
                     if stale and (not source.has_news() or now - refreshed_at > _REFRESH_EVERY_SECONDS):
                         _refresh(con, warehouse, outcome, scheduled=False)
                         stale, refreshed_at = False, now
+                    if not stale and outcome.unpublished and time.monotonic() >= outcome.publish_at:
+                        _publish(con, warehouse, outcome)
             if batch:
                 source.commit(batch)
                 progress(outcome.messages, source.backlog(source.ends))
@@ -174,7 +188,7 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
             if not stale and not source.has_news():
                 is_ending = now > quiet_after
                 busy = idle(is_ending)
-                if is_ending and not busy:
+                if is_ending and not busy and not outcome.unpublished:
                     return
             if not stale and now - started > _LONGEST_RUN_SECONDS:
                 return
@@ -190,17 +204,18 @@ def _land(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, batch: Batch, ou
 def _refresh(
     con: duckdb.DuckDBPyConnection, warehouse: Warehouse, outcome: Outcome, *, scheduled: bool
 ) -> None:
-    """Refresh what has been touched and publish, if anything was."""
+    """Refresh what has been touched."""
     with _timed(outcome, "refresh"):
         refreshed = refresh.refresh(con, warehouse.marts, scheduled=scheduled)
     outcome.refreshed += refreshed
-    if refreshed or scheduled or not warehouse.settings.published_file.exists():
-        _publish(con, warehouse, outcome)
+    outcome.unpublished |= bool(refreshed)
 
 
 def _publish(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, outcome: Outcome) -> None:
     with _timed(outcome, "publish"):
         outcome.published = publish(con, warehouse.marts, warehouse.settings)
+    outcome.unpublished = False
+    outcome.publish_at = time.monotonic() + outcome.published.pause
     outcome.published_progress = landed_progress(con)
 
 
