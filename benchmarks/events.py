@@ -135,14 +135,14 @@ class Events:
                 envelope(image(o, 'null'), image(o, c.ts_ms), 'orders', 'u', c.ts_ms, c.place)
               FROM new_orders($corrected::BIGINT[], $start_ms, $patients) o
               JOIN (SELECT UNNEST($corrected::BIGINT[]) AS id, UNNEST(range(len($corrected::BIGINT[]))) AS n,
-                $patients + 2 * ($first + n) + 1 AS place,
+                $patients::BIGINT + 2 * ($first + n) + 1 AS place,
                 $start_ms + ($first::BIGINT + n) * {ORDER_EVERY_MS} + {ORDER_EVERY_MS // 2} AS ts_ms) c
                 ON c.id = o.id
               UNION ALL
               SELECT 'users', place, ts_ms, key_of(id), envelope(patient(id, discount, $start_ms),
                 patient(id, -20.0::DOUBLE, $start_ms), 'users', 'u', ts_ms, place)
               FROM (SELECT id, arg_max(discount, c.place) AS discount,
-                  $patients + 2 * ($first + $orders) - 1 AS place,
+                  $patients::BIGINT + 2 * ($first + $orders) - 1 AS place,
                   $start_ms + ($first::BIGINT + $orders - 1) * {ORDER_EVERY_MS}
                     + {ORDER_EVERY_MS // 2} AS ts_ms
                 FROM changes c WHERE id = $patient GROUP BY id))
