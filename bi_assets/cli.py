@@ -22,6 +22,7 @@ from bi_assets.micro_batch import sync as run_sync
 from bi_assets.outputs.preview import first_results
 from bi_assets.platform import warehouse
 from bi_assets.settings import Settings
+from bi_assets.sizes import human
 from bi_assets.terminal import console, print_table
 
 P = ParamSpec("P")
@@ -105,6 +106,7 @@ def status(as_json: bool) -> None:
             f"complete through {found['complete_through'] or 'unknown'} (UTC)   "
             f"as of {found['as_of'] or 'unknown'}"
         )
+        console.print("on disk: " + ", ".join(f"{name} {human(n)}" for name, n in found["bytes"].items()))
         _print_dicts("Source tables", found["tables"])
         _print_dicts("Marts", found["marts"])
         if found["schema_drift"]:

@@ -47,3 +47,31 @@ def _schedule(warehouse: Warehouse, name: str, cron: str) -> dg.ScheduleDefiniti
         return dg.RunRequest() if stale else dg.SkipReason("nothing that it is made of has changed")
 
     return due
+
+
+def retention(warehouse: Warehouse) -> dg.ScheduleDefinition:
+    """Return the nightly schedule of what keeps files from growing for ever; see docs/operations.md."""
+
+    @dg.op(description="Delete old runs, their logs and events, and what was reported without a run.")
+    def purge_dagster(context: dg.OpExecutionContext) -> None:
+        instance = context.instance
+        purged = purging.purge(instance, datetime.now(UTC))
+        context.add_output_metadata(
+            {**asdict(purged), "bytes given back": sum(purging.give_back(instance).values())}
+        )
+
+    @dg.job(
+        name=RETENTION,
+        config=_QUIET,
+        description="Purges what Dagster need not remember.",
+    )
+    def nightly() -> None:
+        purge_dagster()
+
+    return dg.ScheduleDefinition(
+        name=f"{RETENTION}_schedule",
+        job=nightly,
+        cron_schedule=_NIGHTLY,
+        execution_timezone=warehouse.settings.business_timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )

@@ -59,9 +59,11 @@ _NEWEST_MATERIALIZATIONS = (
     .where(_events.dagster_event_type.in_(_MATERIALIZED), _events.asset_key.is_not(None))
     .group_by(_events.asset_key, _events.partition, _events.dagster_event_type)
 )
-# A check that was planned and never came to an outcome does not hide the outcome before it.
-_NEWEST_CHECKS = sa.select(sa.func.max(_checks.id)).group_by(
-    _checks.asset_key, _checks.check_name, _checks.partition, _checks.execution_status == "PLANNED"
+# A check that is planned tells nothing but that its run is under way.
+_NEWEST_CHECKS = (
+    sa.select(sa.func.max(_checks.id))
+    .where(_checks.execution_status != "PLANNED")
+    .group_by(_checks.asset_key, _checks.check_name, _checks.partition)
 )
 
 _T = TypeVar("_T")
