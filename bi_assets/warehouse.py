@@ -104,12 +104,17 @@ class Warehouse:
         }
 
 
+def attach(con: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
+    """Open a core file under a name; make it where there is none."""
+    con.execute(f"ATTACH {literal(str(path))} AS {name} (ROW_GROUP_SIZE {_ROW_GROUP})")
+
+
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     con = duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": f"{path}.tmp"})
     while True:
         try:
-            con.execute(f"ATTACH {literal(str(path))} AS core (ROW_GROUP_SIZE {_ROW_GROUP})")
+            attach(con, path, "core")
             con.execute("USE core")
             return con
         except duckdb.IOException as error:

@@ -1,13 +1,20 @@
 """The jobs, and what runs by the clock."""
 
+from dataclasses import asdict
+from datetime import UTC, datetime
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from bi_assets import compaction
 from bi_assets.orchestration import keys
+from bi_assets.orchestration import retention as what_dagster_remembers
 from bi_assets.refresh import refresh
 from bi_assets.warehouse import Warehouse
 
 MICRO_BATCH = "micro_batch"
+RETENTION = "retention"
+_AT_NIGHT = "30 3 * * *"
 # The terminal shows what is wrong; everything else is in the UI.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
@@ -50,28 +57,28 @@ def _schedule(warehouse: Warehouse, name: str, cron: str) -> dg.ScheduleDefiniti
 
 
 def retention(warehouse: Warehouse) -> dg.ScheduleDefinition:
-    """Return the nightly schedule of what keeps files from growing for ever; see docs/operations.md."""
+    """Return the nightly schedule of what keeps files from growing for ever."""
 
-    @dg.op(description="Delete old runs, their logs and events, and what was reported without a run.")
+    @dg.op(description="Delete old runs with their events and logs; what tells the present stays.")
     def purge_dagster(context: dg.OpExecutionContext) -> None:
-        instance = context.instance
-        purged = purging.purge(instance, datetime.now(UTC))
-        context.add_output_metadata(
-            {**asdict(purged), "bytes given back": sum(purging.give_back(instance).values())}
-        )
+        purged = what_dagster_remembers.purge(context.instance, datetime.now(UTC))
+        freed = what_dagster_remembers.give_back(context.instance)
+        context.add_output_metadata({**asdict(purged), "bytes given back": sum(freed.values())})
 
-    @dg.job(
-        name=RETENTION,
-        config=_QUIET,
-        description="Purges what Dagster need not remember.",
-    )
+    @dg.op(description="Rewrite core.duckdb where most of it is empty.")
+    def compact_core(context: dg.OpExecutionContext) -> None:
+        compacted = compaction.compact(warehouse)
+        context.add_output_metadata(asdict(compacted) if compacted else {"left as it is": True})
+
+    @dg.job(name=RETENTION, config=_QUIET, description="Purges and compacts: see docs/operations.md.")
     def nightly() -> None:
         purge_dagster()
+        compact_core()
 
     return dg.ScheduleDefinition(
-        name=f"{RETENTION}_schedule",
+        name=RETENTION,
         job=nightly,
-        cron_schedule=_NIGHTLY,
+        cron_schedule=_AT_NIGHT,
         execution_timezone=warehouse.settings.business_timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
