@@ -20,6 +20,7 @@ from bi_assets.micro_batch import sync as run_sync
 from bi_assets.outputs.preview import first_results
 from bi_assets.platform import warehouse
 from bi_assets.settings import Settings
+from bi_assets.sizes import human
 from bi_assets.terminal import console, landing_progress, print_table
 
 P = ParamSpec("P")
@@ -102,6 +103,7 @@ def status(as_json: bool) -> None:
             console.print(
                 f"published {published['published_at']} (UTC) in {published['seconds']} s, {published['how']}"
             )
+        console.print("on disk: " + ", ".join(f"{name} {human(n)}" for name, n in found["bytes"].items()))
         _print_dicts("Source tables", found["tables"])
         _print_dicts("Marts", found["marts"])
         if found["schema_drift"]:

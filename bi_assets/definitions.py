@@ -29,7 +29,7 @@ def definitions() -> dg.Definitions:
             assets.published(platform),
         ],
         jobs=[jobs.micro_batch(change_data)],
-        schedules=jobs.statistics(platform),
+        schedules=[*jobs.statistics(platform), jobs.retention(platform)],
         sensors=[kafka_cdc(platform)],
         executor=dg.in_process_executor,
     )

@@ -18,11 +18,11 @@ from pathlib import Path
 from bi_assets.errors import UserError
 from bi_assets.settings import Settings, read_env_file
 from bi_assets.terminal import console
+from bi_assets.with_parent import STOP_SECONDS
 
 Process = subprocess.Popen[str]
 
 _LOOPBACK = "127.0.0.1"
-_STOP_SECONDS = 15.0
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
@@ -38,12 +38,12 @@ def start_dagster(settings: Settings, port: int, environment: Mapping[str, str])
     Errors: `UserError` where the port is taken.
     """
     check_port(port)
-    home = (settings.data_dir / "dagster").resolve()
+    home = settings.dagster_home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_instance_file(), home / "dagster.yaml")
     process = start(
-        ["dagster", "dev", "--log-level", "warning", "-h", _LOOPBACK, "-p", str(port),
-         "-m", "bi_assets.definitions"],
+        ["bi_assets.with_parent", "dagster", "dev", "--log-level", "warning",
+         "-h", _LOOPBACK, "-p", str(port), "-m", "bi_assets.definitions"],
         {
             **environment,
             "DAGSTER_HOME": str(home),
@@ -53,6 +53,7 @@ def start_dagster(settings: Settings, port: int, environment: Mapping[str, str])
         },
         # Not beside the checkout's dagster.yaml: Dagster would warn that it uses another one.
         folder=home,
+        held=subprocess.PIPE,
     )  # fmt: skip
     threading.Thread(target=_tell_when_it_answers, args=(port,), daemon=True).start()
     return process
@@ -63,17 +64,22 @@ def start(
     environment: Mapping[str, str],
     *,
     folder: Path | None = None,
+    held: int | None = None,
     output: int | None = None,
 ) -> Process:
-    """Start a Python module as a process that ends when this one does, by whatever death."""
+    """Start a Python module as a process that ends when this one does, by whatever death.
+
+    `held` is its standard input: a pipe, where it is to see for itself that this process is gone.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", *module_and_words],
         env=dict(environment),
         cwd=folder,
+        stdin=held,
         stdout=output,
         text=True,
         start_new_session=True,
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        preexec_fn=_prepare,
     )
 
 
@@ -114,15 +120,20 @@ def stop(processes: Sequence[Process]) -> None:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
+            process.wait(STOP_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to interrupt this process when its parent is gone, also by SIGKILL."""
-    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGINT)
+def _prepare() -> None:
+    """In the new process: heed SIGINT, and ask Linux for one when the parent is gone, also by SIGKILL.
+
+    A script's background processes, and so their children, ignore SIGINT unless told otherwise.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGINT)
 
 
 def _instance_file() -> Path:

@@ -79,6 +79,11 @@ class Settings:
         return self.publish_dir / "marts.duckdb"
 
     @property
+    def dagster_home(self) -> Path:
+        """What Dagster remembers: its `DAGSTER_HOME`."""
+        return self.data_dir / "dagster"
+
+    @property
     def heartbeat_topic(self) -> str:
         """Debezium's heartbeat topic: its `topic.prefix` is the first part of ours."""
         return "__debezium-heartbeat." + self.topic_prefix.rsplit(".", 1)[0]

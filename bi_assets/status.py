@@ -12,6 +12,7 @@ from bi_assets.landing.kafka import KafkaSource, LandedOffsets
 from bi_assets.landing.land import COUNTS
 from bi_assets.landing.offsets import landed_offsets
 from bi_assets.outputs.pace import last_publication, spacing
+from bi_assets.sizes import sizes
 from bi_assets.sql import quote
 from bi_assets.warehouse import Warehouse
 
@@ -38,6 +39,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
             "schema_drift": _rows(con, "SELECT * FROM meta.drift ORDER BY table_name, column_name"),
             "counts": _rows(con, f"SELECT {_TOTALS} FROM meta.batches")[0],
             "outside_partitions": _outside_partitions(con, warehouse),
+            "bytes": sizes(settings),
         }
         for row in _rows(con, "SELECT complete_through, as_of FROM meta.progress"):
             found |= row

@@ -112,18 +112,23 @@ class Warehouse:
         }
 
 
+def attach(con: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
+    """Open a core file under a name; make it where there is none."""
+    con.execute(f"ATTACH IF NOT EXISTS {literal(str(path))} AS {name} (ROW_GROUP_SIZE {_ROW_GROUP})")
+
+
 @contextmanager
 def _attached(core: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """Attach a file to this process's database engine, for a connection of its own."""
     con = _engine(os.getpid(), core).cursor()
     try:
-        _attach(con, core)
+        _attach_patiently(con, core)
         try:
             con.execute("USE core")
             yield con
         finally:
             con.close()
-            _engine(os.getpid(), core).execute("DETACH core")
+            _engine(os.getpid(), core).execute("DETACH DATABASE IF EXISTS core")
     finally:
         con.close()
 
@@ -137,11 +142,11 @@ def _engine(process: int, core: Path) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": f"{core}.tmp"})
 
 
-def _attach(con: duckdb.DuckDBPyConnection, core: Path) -> None:
+def _attach_patiently(con: duckdb.DuckDBPyConnection, core: Path) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            con.execute(f"ATTACH IF NOT EXISTS {literal(str(core))} AS core (ROW_GROUP_SIZE {_ROW_GROUP})")
+            attach(con, core, "core")
             return
         except duckdb.IOException as error:
             if "Conflicting lock" not in str(error):

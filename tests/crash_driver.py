@@ -1,10 +1,11 @@
-"""Runs `pharmacy-bi sync` over and over in processes of its own, and kills them: told what to do on stdin.
+"""Does a piece of work over and over in processes of its own, and kills them: told how soon on stdin.
 
 Everything is imported first and each life is forked from that, so that a life costs what its work
 costs, not a second of imports. The driver itself never opens DuckDB or Kafka: what these keep in
 memory would not survive a fork.
 
-Each line of stdin is a number of seconds to live; the answer is `killed` or `done`.
+The argument is the work: `sync` or `compact`. Each line of stdin is a number of seconds to live; the
+answer is `killed` or `done`.
 """
 
 from __future__ import annotations
@@ -14,31 +15,42 @@ import select
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 
 import polars  # noqa: F401 - imported for the lives to come: a mart needs them
 import scipy.stats  # noqa: F401
 
 from bi_assets.cli import main as pharmacy_bi
+from bi_assets.compaction import compact
 from bi_assets.landing import kafka
+from bi_assets.platform import warehouse
+from bi_assets.settings import Settings
 
 BATCH_MESSAGES = 7
 """Small, so that a life has many transactions to die in."""
 
 
+WORK: dict[str, Callable[[], object]] = {
+    "sync": lambda: pharmacy_bi(["sync"], standalone_mode=False),
+    "compact": lambda: compact(warehouse(Settings.from_environment()), worth_it=1),
+}
+
+
 def main() -> None:
     """Read how long to live, live, answer."""
     kafka.BATCH_MESSAGES = BATCH_MESSAGES
+    work = WORK[sys.argv[1]]
     for line in sys.stdin:
-        print(live(float(line)), flush=True)
+        print(live(work, float(line)), flush=True)
 
 
-def live(seconds: float) -> str:
-    """Fork a process that syncs; kill it after these seconds unless it is done by then."""
+def live(work: Callable[[], object], seconds: float) -> str:
+    """Fork a process that works; kill it after these seconds unless it is done by then."""
     child = os.fork()
     if child == 0:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for the answers
         try:
-            pharmacy_bi(["sync"], standalone_mode=False)
+            work()
         except BaseException:
             traceback.print_exc()
             os._exit(1)

@@ -92,6 +92,17 @@ def test_status_without_a_broker_says_so_and_still_shows_the_marts(environment: 
     assert {mart["mart"]: mart["rows"] for mart in told["marts"]}["orders_with_discount"] == 26
 
 
+def test_status_tells_how_much_room_everything_takes(environment: dict[str, str], tmp_path: Path) -> None:
+    call(environment, "sync")
+    (tmp_path / "dagster").mkdir()
+    (tmp_path / "dagster" / "events.db").write_bytes(bytes(1_000_000))
+    told = json.loads(call(environment, "status", "--json").output)["bytes"]
+    assert told["core"] == (tmp_path / "core.duckdb").stat().st_size
+    assert told["published"] == (tmp_path / "publish" / "marts.duckdb").stat().st_size
+    assert told["dagster"] == 1_000_000
+    assert "dagster 1.0 MB" in call(environment, "status").output
+
+
 def test_explain_shows_the_events_and_the_version_in_force(environment: dict[str, str]) -> None:
     call(environment, "sync")
     told = json.loads(call(environment, "explain", "1", "--json").output)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ from bi_assets.settings import Settings
 from bi_assets.warehouse import Warehouse
 from shop.broker import EmbeddedBroker
 from tests.histories import TABLES, World
+from tests.lives import lives
 from tests.oracle import Message
 from tests.platform import assert_published_as_the_oracle, contracts, marts, published
 
@@ -26,44 +22,6 @@ KILLS = 51
 """By each of two workers."""
 _ROUND = 14
 _LONGEST_LIFE = 60.0
-
-
-class Syncs:
-    """Starts `sync` processes, one at a time, and kills them."""
-
-    def __init__(self, driver: subprocess.Popen[str]) -> None:
-        self._driver = driver
-        self.kills = 0
-
-    def live(self, seconds: float) -> bool:
-        """Let a `sync` live for so long at most; tell whether it came to its end."""
-        assert self._driver.stdin and self._driver.stdout
-        print(seconds, file=self._driver.stdin, flush=True)
-        answer = self._driver.stdout.readline().strip()
-        assert answer in ("done", "killed"), answer
-        self.kills += answer == "killed"
-        return answer == "done"
-
-
-@contextmanager
-def syncs(settings: Settings) -> Iterator[Syncs]:
-    """Run the driver of `tests.crash_driver`."""
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "tests.crash_driver"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={
-            **os.environ,
-            "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
-            "BI_DATA_DIR": str(settings.data_dir),
-        },
-        text=True,
-    )
-    try:
-        yield Syncs(driver)
-    finally:
-        driver.kill()
-        driver.wait()
 
 
 def produce(broker: EmbeddedBroker, messages: list[Message]) -> None:
@@ -90,7 +48,7 @@ def test_a_sync_that_is_killed_again_and_again_ends_where_an_undisturbed_one_doe
         killed = Settings(bootstrap_servers=broker.bootstrap_servers, data_dir=tmp_path / "killed")
         sent = rounds = 0
         longest = 0.6
-        with syncs(killed) as runs:
+        with lives(killed, "sync") as runs:
             while runs.kills < KILLS:
                 assert sent < len(messages), "the world is too small for so many kills"
                 produce(broker, messages[sent : sent + _ROUND])

@@ -1,13 +1,20 @@
 """The jobs, and what runs by the clock."""
 
+from dataclasses import asdict
+from datetime import UTC, datetime
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from bi_assets import compaction
 from bi_assets.orchestration import keys
+from bi_assets.orchestration import retention as what_dagster_remembers
 from bi_assets.refresh import refresh
 from bi_assets.warehouse import Warehouse
 
 MICRO_BATCH = "micro_batch"
+RETENTION = "retention"
+_AT_NIGHT = "30 3 * * *"
 # The terminal shows what is wrong; everything else is in the UI.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
@@ -47,3 +54,31 @@ def _schedule(warehouse: Warehouse, name: str, cron: str) -> dg.ScheduleDefiniti
         return dg.RunRequest() if stale else dg.SkipReason("nothing that it is made of has changed")
 
     return due
+
+
+def retention(warehouse: Warehouse) -> dg.ScheduleDefinition:
+    """Return the nightly schedule of what keeps files from growing for ever."""
+
+    @dg.op(description="Delete old runs with their events and logs; what tells the present stays.")
+    def purge_dagster(context: dg.OpExecutionContext) -> None:
+        purged = what_dagster_remembers.purge(context.instance, datetime.now(UTC))
+        freed = what_dagster_remembers.give_back(context.instance)
+        context.add_output_metadata({**asdict(purged), "bytes given back": sum(freed.values())})
+
+    @dg.op(description="Rewrite core.duckdb where most of it is empty.")
+    def compact_core(context: dg.OpExecutionContext) -> None:
+        compacted = compaction.compact(warehouse)
+        context.add_output_metadata(asdict(compacted) if compacted else {"left as it is": True})
+
+    @dg.job(name=RETENTION, config=_QUIET, description="Purges and compacts: see docs/operations.md.")
+    def nightly() -> None:
+        purge_dagster()
+        compact_core()
+
+    return dg.ScheduleDefinition(
+        name=RETENTION,
+        job=nightly,
+        cron_schedule=_AT_NIGHT,
+        execution_timezone=warehouse.settings.business_timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
