@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import dagster as dg
 import pytest
 
@@ -71,3 +73,13 @@ def test_purging_and_compacting_run_every_night_in_the_business_time_zone(
     schedule = definitions().resolve_schedule_def("retention")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 3 * * *", "Australia/Sydney")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+
+
+@pytest.mark.parametrize(("hours", "asked"), [(1, dg.RunRequest), (30, dg.SkipReason)])
+def test_of_several_missed_nights_the_last_is_made_up_for(
+    location: Location, hours: int, asked: type[object]
+) -> None:
+    due = datetime.now(UTC) - timedelta(hours=hours)
+    schedule = location.definitions.resolve_schedule_def("retention")
+    answer = schedule(dg.build_schedule_context(scheduled_execution_time=due))
+    assert isinstance(answer, asked)
