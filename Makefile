@@ -21,7 +21,7 @@ test-duckdb-1.5: $(INSTALLED)  ## the heart of it on the older DuckDB that we pr
 	@$(BIN)/uv pip install --quiet --python .venv-duckdb15/bin/python --no-deps duckdb==1.5.6
 	@$(BIN)/uv pip install --quiet --python .venv-duckdb15/bin/python --no-deps --no-build-isolation -e .
 	.venv-duckdb15/bin/pytest -n 2 tests/refresh tests/outputs tests/landing/test_land.py \
-		tests/landing/test_offsets.py tests/history/test_touched.py tests/test_cli.py
+		tests/landing/test_offsets.py tests/history/test_touched.py tests/test_cli.py tests/test_compaction.py
 
 test-stack: $(INSTALLED)  ## the real chain: MariaDB, Debezium, Kafka (Java 17, Maven, mariadbd)
 	$(BIN)/python -m stack fetch

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 from click.testing import CliRunner, Result
 
@@ -62,6 +63,13 @@ def test_status_is_well_after_a_sync(environment: dict[str, str]) -> None:
     (orders,) = [table for table in told["tables"] if table["table"] == "orders"]
     assert (orders["changes"], orders["rows"], orders["lag"], orders["quarantined"]) == (26, 26, 0, 0)
     assert "all is well" in call(environment, "status").output
+
+
+def test_status_tells_how_often_it_publishes_where_that_takes_long(environment: dict[str, str]) -> None:
+    call(environment, "sync")
+    with duckdb.connect(f"{environment['BI_DATA_DIR']}/core.duckdb") as con:
+        con.execute("UPDATE meta.publications SET seconds = 2.0")
+    assert "there is one every 10.0 s at most" in call(environment, "status").output
 
 
 def test_status_tells_the_lag_before_a_sync(environment: dict[str, str]) -> None:

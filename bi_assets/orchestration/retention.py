@@ -8,6 +8,7 @@ from. Ticks of sensors and schedules are purged by Dagster itself, as dagster.ya
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,8 @@ def purge(instance: dg.DagsterInstance, now: datetime) -> Purged:
     for some in _in_turn(old, _RUNS_AT_A_TIME):
         _delete_events_of_runs(events, some)
         for run_id in some:
-            instance.compute_log_manager.delete_logs(prefix=[run_id])
+            with contextlib.suppress(FileNotFoundError):  # another purge, started by hand
+                instance.compute_log_manager.delete_logs(prefix=[run_id])
         with runs.connect() as con:
             # SQLite does not cascade here, and Dagster's own delete_run leaves them.
             con.execute(sa.delete(RunTagsTable).where(RunTagsTable.c.run_id.in_(some)))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import dagster as dg
+from datetime import UTC, datetime, timedelta
 
+import dagster as dg
+import pytest
+
+from bi_assets.definitions import definitions
 from bi_assets.orchestration import keys
 from tests.orchestration.conftest import Location
 
@@ -60,3 +64,22 @@ def test_daily_marts_have_a_partition_for_today(location: Location) -> None:
     with location.warehouse.open() as con:
         (today,) = con.execute("SELECT business_date(CAST(now() AS TIMESTAMP))").fetchall()[0]
     assert days.has_partition_key(str(today))
+
+
+def test_purging_and_compacting_run_every_night_in_the_business_time_zone(
+    location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BI_TIMEZONE", "Australia/Sydney")
+    schedule = definitions().resolve_schedule_def("retention")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 3 * * *", "Australia/Sydney")
+    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+
+
+@pytest.mark.parametrize(("hours", "asked"), [(1, dg.RunRequest), (30, dg.SkipReason)])
+def test_of_several_missed_nights_the_last_is_made_up_for(
+    location: Location, hours: int, asked: type[object]
+) -> None:
+    due = datetime.now(UTC) - timedelta(hours=hours)
+    schedule = location.definitions.resolve_schedule_def("retention")
+    answer = schedule(dg.build_schedule_context(scheduled_execution_time=due))
+    assert isinstance(answer, asked)

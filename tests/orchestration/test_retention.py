@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -12,8 +13,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.scheduler.instigation import TickData, TickStatus
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._daemon.sensor import execute_sensor_iteration
 
 from bi_assets.orchestration import retention
 from bi_assets.orchestration.retention import give_back, purge
@@ -229,12 +233,51 @@ def test_a_database_that_others_write_to_is_left_to_the_next_night(
     assert give_back(instance)
 
 
-@pytest.mark.parametrize("kind", [InstigatorType.SENSOR, InstigatorType.SCHEDULE])
-def test_dagster_itself_purges_every_kind_of_tick(instance: dg.DagsterInstance, kind: InstigatorType) -> None:
-    kept = instance.get_tick_retention_settings(kind)
-    assert {status: kept[status] for status in TickStatus} == {
-        TickStatus.SKIPPED: 1,
-        TickStatus.STARTED: 7,
-        TickStatus.SUCCESS: 7,
-        TickStatus.FAILURE: 30,
-    }
+SENSOR = """
+import dagster as dg
+
+@dg.job
+def nothing():
+    pass
+
+@dg.sensor(job=nothing, default_status=dg.DefaultSensorStatus.RUNNING)
+def skipping(context):
+    return dg.SkipReason("nothing to do")
+
+definitions = dg.Definitions(jobs=[nothing], sensors=[skipping])
+"""
+
+
+def test_dagster_itself_purges_old_ticks(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    code = tmp_path / "one_sensor.py"
+    code.write_text(SENSOR)
+    workspace = tmp_path / "workspace.yaml"
+    workspace.write_text(f"load_from: [{{python_file: {{relative_path: {code.name}}}}}]")
+    hours = {TickStatus.SKIPPED: (36, 12), TickStatus.SUCCESS: (8 * 24, 36)}
+    with WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace)])) as context:
+        (location,) = context.create_request_context().code_locations
+        (repository,) = location.get_repositories().values()
+        (sensor,) = repository.get_sensors()
+        for status, ages in hours.items():
+            for age in ages:
+                at = later(-timedelta(hours=age)).timestamp()
+                instance.create_tick(
+                    TickData(
+                        sensor.get_remote_origin_id(), sensor.name, InstigatorType.SENSOR, status, at,
+                        run_ids=[], run_keys=[], selector_id=sensor.selector_id, end_timestamp=at,
+                    )
+                )  # fmt: skip
+        for error in execute_sensor_iteration(context, logging.getLogger("test"), None, None):
+            assert not error
+    ticks = instance.get_ticks(sensor.get_remote_origin_id(), sensor.selector_id)
+    left = [round((later(timedelta()).timestamp() - tick.timestamp) / 3600) for tick in ticks]
+    assert sorted(left) == [0, 12, 36]
+
+
+def test_ticks_of_schedules_are_purged_as_those_of_sensors(instance: dg.DagsterInstance) -> None:
+    kept = [
+        instance.get_tick_retention_settings(kind)
+        for kind in (InstigatorType.SENSOR, InstigatorType.SCHEDULE)
+    ]
+    assert kept[0] == kept[1]
+    assert all(days > 0 for days in kept[1].values())
