@@ -101,17 +101,17 @@ def wait(processes: Sequence[Process], first: Callable[[], None] = lambda: None)
 
     Returns the exit code: 0 where we were told to.
     """
-    stopping = threading.Event()
+    told: list[int] = []  # no Event: a signal that comes while its lock is held would wait for ever
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda number, _: told.append(number))
     ended: int | None = None
-    while ended is None and not stopping.is_set():
-        stopping.wait(0.2)
+    while ended is None and not told:
+        time.sleep(0.2)
         ended = next((code for p in processes if (code := p.poll()) is not None), None)
     console.print("stopping ...")
     first()
     stop(processes)
-    return 0 if stopping.is_set() else ended or 1
+    return 0 if told else ended or 1
 
 
 def stop(processes: Sequence[Process]) -> None:
