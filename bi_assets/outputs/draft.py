@@ -94,7 +94,11 @@ FROM (SELECT {listed}, true AS wanted FROM (SELECT {source.columns} FROM {source
       UNION ALL SELECT {listed}, false FROM draft.{mart.name}{where})
 GROUP BY {listed} HAVING n_wanted <> n_held""")
     same = " AND ".join(f"t.{name} IS NOT DISTINCT FROM d.{name}" for name in names)
-    con.execute(f"DELETE FROM draft.{mart.name} t USING difference d WHERE d.n_held > 0 AND {same}")
+    # The days keep the search away from the other rows.
+    con.execute(f"""
+DELETE FROM draft.{mart.name} WHERE rowid IN (
+  SELECT t.held_row FROM (SELECT rowid AS held_row, {listed} FROM draft.{mart.name}{where}) t
+  JOIN difference d ON {same} WHERE d.n_held > 0)""")
     con.execute(f"INSERT INTO draft.{mart.name} SELECT {listed} FROM difference, range(n_wanted)")
     con.execute("DROP TABLE difference")
 
