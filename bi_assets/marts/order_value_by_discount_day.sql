@@ -20,7 +20,8 @@ breaches = """
    WHERE sum_amount IS NOT NULL GROUP BY order_date)
   EXCEPT
   (SELECT order_date, sum(amount_total) FROM marts.orders_with_discount
-   WHERE order_state <> 'deleted' AND discount IS NOT NULL GROUP BY order_date)"""
+   WHERE order_state <> 'deleted' AND discount IS NOT NULL
+     AND order_date IN (SELECT order_date FROM refreshed) GROUP BY order_date)"""
 */
 SELECT
   order_date,
