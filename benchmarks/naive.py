@@ -13,7 +13,12 @@ def main() -> None:
     """Take so many messages, print what the orders come to by discount."""
     broker, prefix, messages = sys.argv[1:]
     consumer = Consumer(
-        {"bootstrap.servers": broker, "group.id": "naive", "auto.offset.reset": "earliest"},
+        {
+            "bootstrap.servers": broker,
+            "group.id": "naive",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,  # the next repetition begins anew
+        },
     )
     consumer.subscribe([f"{prefix}.users", f"{prefix}.orders"])
     con = duckdb.connect()
