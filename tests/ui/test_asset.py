@@ -45,7 +45,7 @@ def test_the_page_tells_what_the_mart_answers_and_when_it_was_computed(
 def test_the_checks_of_orders_are_listed_and_have_passed(browser: Browser) -> None:
     checks = ("unique", "discount_is_a_percentage", "every_order_once", "refund_within_order")
     # They are reported a few at a time.
-    page = browser.open(
+    browser.open(
         "/assets/orders_with_discount?view=checks",
         "Checks (",
         "Passed",
