@@ -7,12 +7,12 @@ though: after something large was deleted, or computed anew, most of a file may 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
+from bi_assets.files import sync
 from bi_assets.sql import one, quote
 from bi_assets.warehouse import Warehouse, attach
 
@@ -66,7 +66,9 @@ def compact(warehouse: Warehouse, worth_it: int = WORTH_IT_BYTES) -> Compacted |
             con.execute(f"DETACH {name}")
         if Path(f"{core}.wal").exists():
             raise RuntimeError(f"{core} still has a log beside it")
-        _replace(draft, core)
+        sync(draft)
+        draft.replace(core)
+        sync(core.parent)
     return Compacted(before, core.stat().st_size)
 
 
@@ -91,14 +93,3 @@ def _compare(con: duckdb.DuckDBPyConnection) -> None:
         )
         if here != there:
             raise RuntimeError(f"the copy of {name} has {there} rows, not {here}")
-
-
-def _replace(draft: Path, core: Path) -> None:
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(core)
-    folder = os.open(core.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -18,6 +18,7 @@ from typing import Literal
 
 import duckdb
 
+from bi_assets.files import sync
 from bi_assets.outputs.openers import is_closed_everywhere
 from bi_assets.refresh import changed
 
@@ -131,11 +132,7 @@ def replace(draft: Path, target: Path) -> None:
             os.link(target, previous)
     draft.replace(target)
     remove_log(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(target.parent)
 
 
 def remove_log(target: Path) -> None:

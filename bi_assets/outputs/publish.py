@@ -7,7 +7,6 @@ ever meets half a file or a lock.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 from bi_assets import __version__
+from bi_assets.files import sync
 from bi_assets.outputs import generations
 from bi_assets.outputs.draft import Source, from_core, write
 from bi_assets.outputs.generations import Generation, How
@@ -71,8 +71,7 @@ def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings:
         generations.clear_away(target)
         old = None
         how, new = _make(con, marts, target, draft, old)
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(draft)
     draft.chmod(0o444)
     size = draft.stat().st_size
     # The core database knows a file before anybody can see it.
