@@ -17,8 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-import polars  # noqa: F401 - imported for the lives to come: a mart needs them
-import scipy.stats  # noqa: F401
+import scipy.special  # noqa: F401 - imported for the lives to come: a mart needs it
 
 from bi_assets.cli import main as pharmacy_bi
 from bi_assets.compaction import compact

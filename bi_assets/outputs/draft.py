@@ -86,7 +86,7 @@ def _write_differences(
 ) -> None:
     """Delete the rows that are no more, insert those that are new: most of a day is as it was."""
     names = _columns(con, mart)
-    listed, where = ", ".join(names), _where(mart, days)
+    listed, where = ", ".join(names), mart.only(days)
     con.execute(f"""
 CREATE OR REPLACE TEMP TABLE difference AS
 SELECT {listed}, count(*) FILTER (wanted) AS n_wanted, count(*) FILTER (NOT wanted) AS n_held
@@ -113,21 +113,7 @@ def _are_many(con: duckdb.DuckDBPyConnection, mart: Mart, source: Source, days: 
         return False
     of_days, all_ = one(
         con,
-        f"SELECT (SELECT count(*) FROM {source.table}{_where(mart, days)}), "
+        f"SELECT (SELECT count(*) FROM {source.table}{mart.only(days)}), "
         f"(SELECT count(*) FROM {source.table})",
     )
     return bool(of_days * 2 > all_)
-
-
-def _where(mart: Mart, days: Sequence[date] | None) -> str:
-    """SQL that keeps these days."""
-    if days is None:
-        return ""
-    values = ", ".join(f"DATE '{day}'" for day in days)
-    if len(days) <= _FEW_DAYS:
-        # Constants reach the scan, and skip what lies outside.
-        return f" WHERE {mart.partition} IN ({values})"
-    return (
-        f" WHERE {mart.partition} BETWEEN DATE '{min(days)}' AND DATE '{max(days)}' "
-        f"AND {mart.partition} IN (SELECT UNNEST([{values}]))"
-    )

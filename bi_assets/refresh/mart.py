@@ -12,7 +12,7 @@ import importlib.util
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Frame: TypeAlias = pl.DataFrame | pa.Table
 
 MARTS = Path(__file__).parent.parent / "marts"
+_FEW_DAYS = 200
 SEVERITIES = ("error", "warning")
 UNITS = ("money", "percent", "count", "UTC", "date", "ms", "")
 _SETTINGS = {
@@ -101,6 +102,19 @@ class Mart:
     def table(self) -> str:
         """The mart's table in the core database."""
         return f"marts.{self.name}"
+
+    def only(self, days: Sequence[date] | None) -> str:
+        """Return SQL that keeps these days of the mart, with its WHERE; nothing where they are None."""
+        if days is None:
+            return ""
+        values = ", ".join(f"DATE '{day}'" for day in days)
+        if len(days) <= _FEW_DAYS:
+            # Constants reach the scan, and skip what lies outside.
+            return f" WHERE {self.partition} IN ({values})"
+        return (
+            f" WHERE {self.partition} BETWEEN DATE '{min(days)}' AND DATE '{max(days)}' "
+            f"AND {self.partition} IN (SELECT UNNEST([{values}]))"
+        )
 
     def compute(self, inputs: Mapping[str, duckdb.DuckDBPyRelation], context: Context) -> Frame:
         """Run a Python mart's function.

@@ -29,7 +29,6 @@ SCHEMA = [
     """CREATE TABLE IF NOT EXISTS meta.unreported (
         mart VARCHAR, day DATE, rows BIGINT, refreshed_at TIMESTAMP, cause VARCHAR)""",
 ]
-_FEW_DAYS = 200
 _ENVIRONMENT = (
     duckdb.IOException,
     duckdb.OutOfMemoryException,
@@ -131,7 +130,10 @@ def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, schedu
 
 def compute(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | None) -> Refreshed:
     """Compute a mart for these partitions, or as a whole, and check it. Inside a transaction."""
-    where = _where(con, mart, days)
+    where = mart.only(days)
+    con.execute(  # for the checks
+        "CREATE OR REPLACE TEMP TABLE days AS SELECT UNNEST($days::DATE[]) AS day", {"days": days or []}
+    )
     con.execute(f"DELETE FROM {mart.table}{where}")
     if mart.sql:
         con.execute(f"INSERT INTO {mart.table} BY NAME SELECT * FROM ({mart.sql}) m{where}")
@@ -201,23 +203,6 @@ def _compute_readers_as_a_whole(
     if readers:
         con.execute("UPDATE meta.marts SET version = NULL WHERE list_contains(?, name)", [readers])
     return readers
-
-
-def _where(con: duckdb.DuckDBPyConnection, mart: Mart, days: Sequence[date] | None) -> str:
-    """SQL that keeps the partitions `days`; makes the temporary table `days` for the checks."""
-    con.execute(
-        "CREATE OR REPLACE TEMP TABLE days AS SELECT UNNEST($days::DATE[]) AS day", {"days": days or []}
-    )
-    if days is None:
-        return ""
-    if len(days) <= _FEW_DAYS:
-        # Constants reach the scan of the orders, and skip what lies outside.
-        values = ", ".join(f"DATE '{day}'" for day in days)
-        return f" WHERE {mart.partition} IN ({values})"
-    return (
-        f" WHERE {mart.partition} BETWEEN DATE '{min(days)}' AND DATE '{max(days)}' "
-        f"AND {mart.partition} IN (SELECT day FROM days)"
-    )
 
 
 def _record(con: duckdb.DuckDBPyConnection, mart: Mart, results: Sequence[CheckResult]) -> None:

@@ -21,6 +21,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bi_assets.outputs import draft, openers, publish
+from bi_assets.refresh import mart as marts
 from tests.outputs.books import DAYS, Books, Interrupted, days
 
 ROWS = 400_000
@@ -112,6 +113,7 @@ def test_where_most_days_changed_a_table_is_written_anew(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draft, "_FEW_DAYS", DAYS // 2)
+    monkeypatch.setattr(marts, "_FEW_DAYS", DAYS // 2)
     books.sell(*range(DAYS - 1))
     books.publish()
     books.assert_published()
