@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import subprocess
 from pathlib import Path
 
-from stack.errors import StackError
-from stack.fetch import HOME, find_tool
+from stack.fetch import HOME, find_tool, run_maven_once
 
 PROJECT = Path(__file__).with_name("kstreams")
 _JVM_OPTIONS = ["-Xmx512m"]
@@ -17,22 +13,7 @@ _JVM_OPTIONS = ["-Xmx512m"]
 def build(home: Path = HOME / "kstreams") -> Path:
     """Build it into `home`, unless done before, and return that. Errors: `StackError`."""
     sources = [PROJECT / "pom.xml", *sorted((PROJECT / "src").rglob("*.*"))]
-    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    done = home / "built"
-    if done.exists() and done.read_text() == version:
-        return home
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    maven = subprocess.run(
-        [find_tool("mvn"), "-B", "-q", "-f", PROJECT / "pom.xml", f"-Dbench.home={home}", "package"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if maven.returncode != 0:
-        raise StackError(f"Maven could not build {PROJECT}:\n{maven.stdout[-4000:]}")
-    done.write_text(version)
+    run_maven_once(PROJECT / "pom.xml", sources, home, "built", [f"-Dbench.home={home}", "package"])
     return home
 
 

@@ -40,25 +40,35 @@ def fetch(home: Path = HOME, *, tools: Iterable[str] = tuple(INSTALLED_BY_HAND))
     for tool in tools:
         find_tool(tool)
     fetched = Fetched(kafka=home / "kafka", plugins=home / "plugins")
-    version = hashlib.sha256(POM.read_bytes()).hexdigest()
-    done = home / "fetched"
+    run_maven_once(POM, [POM], home, "fetched", [f"-Dstack.home={home}", "prepare-package"])
+    return fetched
+
+
+def run_maven_once(
+    pom: Path, sources: Iterable[Path], home: Path, marker: str, arguments: Iterable[str]
+) -> None:
+    """Have Maven fill `home`, unless the file `marker` there tells that it has, of these sources.
+
+    Raises StackError when Maven fails.
+    """
+    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    done = home / marker
     if done.exists() and done.read_text() == version:
-        return fetched
+        return
 
     # Jars of an older version beside the new ones would both be on the class path.
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     maven = subprocess.run(
-        ["mvn", "-B", "-q", "-f", POM, f"-Dstack.home={home}", "prepare-package"],
+        [find_tool("mvn"), "-B", "-q", "-f", pom, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
     if maven.returncode != 0:
-        raise StackError(f"Maven could not fetch the servers:\n{maven.stdout[-4000:]}")
+        raise StackError(f"Maven failed on {pom}:\n{maven.stdout[-4000:]}")
     done.write_text(version)
-    return fetched
 
 
 def find_tool(name: str, package: str | None = None) -> str:
