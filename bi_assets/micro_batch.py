@@ -82,16 +82,6 @@ class Pace:
         return f"{done:,} landed, {rate:,.0f}/s; {rest}"
 
 
-@contextmanager
-def connected(warehouse: Warehouse) -> Iterator[KafkaSource]:
-    """Connect to Kafka, where the warehouse has got to."""
-    settings = warehouse.settings
-    topics = [settings.heartbeat_topic, *map(settings.topic, warehouse.contracts)]
-    with KafkaSource(settings, topics) as source:
-        connect(warehouse, source)
-        yield source
-
-
 def connect(warehouse: Warehouse, source: KafkaSource) -> None:
     """Find the topics, and go on where each has landed."""
     with warehouse.open(evolve=True) as con:
@@ -102,7 +92,8 @@ def connect(warehouse: Warehouse, source: KafkaSource) -> None:
 def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outcome:
     """Land everything up to the end offsets of now, refresh every mart, publish."""
     outcome = Outcome()
-    with connected(warehouse) as source, ThreadPoolExecutor(1) as reader:
+    with KafkaSource(warehouse.settings, warehouse.topics) as source, ThreadPoolExecutor(1) as reader:
+        connect(warehouse, source)
         ends, answered = source.ends, time.monotonic()
         left = source.backlog(ends)
         ahead = reader.submit(source.read, _WAIT_SECONDS) if left else None
@@ -157,10 +148,12 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
     stale = True  # a crash may have left something to refresh
     busy = False
     with warehouse.open(evolve=True) as con:
+        landed = landed_offsets(con)
         outcome.unpublished = is_behind(con, warehouse.settings)
         last = last_publication(con)
         outcome.publish_at = started + last.due_in if last else started
-    with connected(warehouse) as source:
+    with KafkaSource(warehouse.settings, warehouse.topics) as source:
+        source.connect(landed)
         while True:
             batch = source.read(_GLANCE_SECONDS if stale or busy else _WAIT_SECONDS)
             if not batch:

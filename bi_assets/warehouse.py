@@ -44,6 +44,11 @@ class Warehouse:
     marts: Mapping[str, Mart] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
 
+    @property
+    def topics(self) -> list[str]:
+        """The topics that are read: the connector's heartbeat, and that of each source table."""
+        return [self.settings.heartbeat_topic, *map(self.settings.topic, self.contracts)]
+
     @contextmanager
     def open(self, *, evolve: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the core file, alone, for as long as it takes.

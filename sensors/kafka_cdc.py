@@ -101,11 +101,11 @@ class _Watch:
 
     def _connected(self) -> KafkaSource:
         self._close()
-        settings = self._warehouse.settings
-        topics = [settings.heartbeat_topic, *map(settings.topic, self._warehouse.contracts)]
         with self._warehouse.open() as con:
             self._complete_through, landed = progress(con).complete_through, landed_offsets(con)
-        self._source = KafkaSource(settings, topics, ahead_kbytes=_AHEAD_KBYTES)
+        self._source = KafkaSource(
+            self._warehouse.settings, self._warehouse.topics, ahead_kbytes=_AHEAD_KBYTES
+        )
         self._source.connect(landed)
         return self._source
 
