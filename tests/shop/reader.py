@@ -64,10 +64,10 @@ class Reader:
             [TopicPartition(name, partition, 0) for name in TOPICS for partition in range(4)]
         )
 
-    def poll(self, *, commit: bool = True) -> list[Read]:
+    def poll(self, at_most: int = 5_000, *, commit: bool = True) -> list[Read]:
         """Return what has come within a tenth of a second."""
         found = []
-        for message in self._consumer.consume(5000, 0.1):
+        for message in self._consumer.consume(at_most, 0.1):
             assert message.error() is None, message.error()
             name, partition = message.topic(), message.partition()
             assert name is not None and partition is not None
