@@ -144,12 +144,13 @@ def _engine(process: int, core: Path) -> duckdb.DuckDBPyConnection:
 
     A forked process has one of its own: threads do not come along.
     """
-    config: dict[str, str | bool] = {
-        "memory_limit": _MEMORY,
-        "temp_directory": f"{core}.tmp",
-        "preserve_insertion_order": False,  # what is in order says so; the rest is done by all cores
-    }
-    return duckdb.connect(config=config)
+    return duckdb.connect(
+        config={
+            "memory_limit": _MEMORY,
+            "temp_directory": f"{core}.tmp",
+            "preserve_insertion_order": False,  # what is in order says so; the rest is done by all cores
+        }
+    )
 
 
 def _attach_patiently(con: duckdb.DuckDBPyConnection, core: Path) -> None:

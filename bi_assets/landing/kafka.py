@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 pa.set_memory_pool(pa.system_memory_pool())
 
 BATCH_MESSAGES = 150_000
-_BATCH_BYTES = 96 << 20
+_BATCH_BYTES = 80 << 20
 _AT_ONCE = 5_000  # Python objects alive at a time
 _ANSWER_SECONDS = 10.0
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]

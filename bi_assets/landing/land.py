@@ -67,12 +67,11 @@ def land(
         if topic not in batch.messages:
             continue
         partitions = [p for p in batch.next_offsets if p.topic == topic]
-        messages = _not_landed(batch.messages.pop(topic), {p.number: landed.get(p, 0) for p in partitions})
+        messages = _not_landed(batch.messages[topic], {p.number: landed.get(p, 0) for p in partitions})
         counts["messages"] += messages.num_rows
         counts["tombstones"] += messages.column("value").null_count
         counts += _decode(con, contract, topic, messages, settings)
         drift.record(con, contract, messages)
-        del messages
         staged = duplicates.stage(con, contract, topic, partitions[0].source)
         counts["duplicates"] += staged.duplicates
         if staged.rows:
