@@ -116,9 +116,10 @@ class _Watch:
         with self._lock:
             self._close()
             self._tries += 1
-            if str(self._trouble) != str(error):
+            if type(self._trouble) is not type(error):
                 log.warning("%s", error)
-                self._trouble, self._trouble_since = error, datetime.now(UTC)
+                self._trouble_since = datetime.now(UTC)
+            self._trouble = error
         return f"{error} So it is since {self._trouble_since:%Y-%m-%d %H:%M} UTC; trying again."
 
     def _connected(self, deadline: float) -> KafkaSource:

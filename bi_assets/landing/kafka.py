@@ -15,6 +15,7 @@ from types import TracebackType
 
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._metadata import ClusterMetadata
 
@@ -121,7 +122,7 @@ class KafkaSource:
 
         `former` is how far a topic of the same name had landed that is no more.
         """
-        if landed is None and former:
+        if landed is None and former is not None:
             log.warning(
                 "%s, partition %d: the topic was made anew when %d offsets had landed; reading the new one.",
                 partition.topic, partition.number, former,
@@ -248,6 +249,11 @@ class KafkaSource:
         return lag
 
     @property
+    def admin(self) -> AdminClient:
+        """To ask the cluster about itself."""
+        return self._admin
+
+    @property
     def partitions(self) -> list[Partition]:
         """The partitions that the broker has of our topics."""
         return list(self._partitions.values())
@@ -293,6 +299,21 @@ class KafkaSource:
                 raise _fatal(error)
             self._client.complain(error, message.topic())
         return None
+
+    def probe(self, timeout: float) -> Refused | None:
+        """Try to read where there is something unread; return what keeps it from coming.
+
+        `connect` before anything is read.
+        """
+        waiting = {p for p, end in self._ends.items() if end > self._next[p]}
+        self._consumer.assign([TopicPartition(p.topic, p.number, self._next[p]) for p in waiting])
+        deadline = time.monotonic() + timeout
+        while waiting and not self.hindrance and (left := deadline - time.monotonic()) > 0:
+            if message := self._consumer.poll(min(left, _AGAIN_SECONDS)):
+                if error := message.error():
+                    self._client.complain(error, message.topic())
+                waiting.discard(self._partitions[message.topic() or "", message.partition() or 0])
+        return self.hindrance
 
     def read(self, timeout: float) -> Batch | None:
         """Wait for messages; return what has come, or None after `timeout` seconds without any.
@@ -362,13 +383,7 @@ class KafkaSource:
             # Where a transaction is not finished, the end is its beginning.
             moved[partition] = self._at_end[partition] = message.offset() or 0
         elif partition and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            low = self._list_offsets([partition], _EARLIEST).get(partition, 0)
-            if low <= self._next[partition]:
-                self._has_changed = True
-                return
-            self._lose(partition, self._next[partition], low)
-            self._next[partition] = moved[partition] = low
-            self._consumer.seek(TopicPartition(partition.topic, partition.number, low))
+            self._has_changed = True  # `connect` finds out how
         elif error.fatal():
             raise _fatal(error)
         else:
