@@ -10,6 +10,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -32,6 +33,7 @@ BATCH_MESSAGES = 150_000
 _BATCH_BYTES = 48 << 20
 _AT_ONCE = 5_000  # Python objects alive at a time
 _ANSWER_SECONDS = 10.0
+_RESTART_SECONDS = 30.0  # Kafka gives up a broker that was killed after nine
 _AGAIN_SECONDS = 0.2
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # of brokers before Kafka 2.8
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
@@ -82,19 +84,20 @@ class KafkaSource:
 
     def close(self) -> None:
         """Let go of the broker."""
-        self._consumer.close()
+        # To close is to wait for the last commit; where the broker is away, for ever.
+        if not self._client.has_complaint:
+            self._consumer.close()
+        del self._consumer
 
-    def connect(
-        self, landed: LandedOffsets, *, fetch: bool = True, patience: float = _ANSWER_SECONDS
-    ) -> None:
+    def connect(self, landed: LandedOffsets, *, fetch: bool = True, patience: float | None = None) -> None:
         """Find the topics' partitions and go on where each has landed.
 
         Without `fetch` nothing is read: it is enough to know how far each partition goes.
 
-        Errors: `UserError` when the broker does not answer for `patience` seconds; `Refused` at once
-        where it refuses the login.
+        Errors: `UserError` when the broker does not answer for `patience` seconds, 10 if not given;
+        `Refused` at once where it refuses the login.
         """
-        found = self._find(self._client.reach(self._consumer, patience))
+        found = self._find(self._client.reach(self._consumer, patience or _ANSWER_SECONDS))
         self._partitions = {(p.topic, p.number): p for p in found}
         self._has_changed, self._at_end = False, {}
         self._losses, self._restarts = [], []
@@ -179,7 +182,7 @@ class KafkaSource:
         if not partitions:
             return {}
         asked = {TopicPartition(p.topic, p.number): spec for p in partitions}
-        deadline = time.monotonic() + _ANSWER_SECONDS
+        deadline = time.monotonic() + _RESTART_SECONDS
         self._admin.poll(0)  # also hands out a token, where one is needed
         while True:
             found: dict[Partition, int] = {}
@@ -198,6 +201,9 @@ class KafkaSource:
             if time.monotonic() > deadline:
                 raise self._unreachable(failure) from failure
             time.sleep(_AGAIN_SECONDS)
+            with suppress(KafkaException):
+                # Else the client goes on believing that there are no leaders.
+                self._admin.list_topics(timeout=_ANSWER_SECONDS)
 
     def _unreachable(self, error: KafkaException) -> UserError:
         self._client.complain(error.args[0])

@@ -86,6 +86,10 @@ class SecuredBroker(Broker):
                 "ssl.truststore.type": "PEM",
                 "ssl.truststore.location": str(self.certificates.authority),
                 "listener.name.ssl.ssl.client.auth": "required",
+                # Everyone may do everything, but where a topic has rules of its own.
+                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "allow.everyone.if.no.acl.found": "true",
+                "super.users": "User:ANONYMOUS",
                 f"{sasl}.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512,OAUTHBEARER",
                 f"{sasl}.plain.sasl.jaas.config": (
                     f'{_LOGIN}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'

@@ -218,6 +218,7 @@ def test_partitions_that_are_added_are_read_from_their_beginning(world: TopicWor
         read_all(world, source)
         assert not source.topics_changed()
         world.add_partitions(3)
+        world.producer = world.new_producer()  # the old one learns of it within minutes
         some_users(world, 2, partition=1)
         some_users(world, 3, partition=2)
         assert source.topics_changed()
@@ -391,6 +392,7 @@ def test_a_broker_that_stays_away_ends_a_sync_with_what_had_come(
     world: TopicWorld, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(kafka, "_RESTART_SECONDS", 1.0)
     some_users(world, *range(1, 301))
     with pytest.raises(UserError, match="No Kafka broker answers at"):
         sync(world.warehouse, lambda done, left: broker.stop(kill=True))
