@@ -14,6 +14,7 @@ from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionTy
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
 from bi_assets.cli import main
+from bi_assets.landing import kafka
 from sensors import kafka_cdc
 from tests.landing.messages import order, user
 from tests.stack.secured import PASSWORD, USER, SecuredBroker, token_server
@@ -147,14 +148,16 @@ def test_a_client_without_certificate_is_told(
 ) -> None:
     config = filled_in(broker, "mtls", tmp_path)
     lines = config.read_text().splitlines()
-    config.write_text("\n".join(s for s in lines if "certificate" not in s and "ssl.key" not in s))
+    own = ("ssl.certificate", "ssl.key")
+    config.write_text("\n".join(line for line in lines if not line.startswith(own)))
     synced = call(world, broker.mtls, config, "sync")
     assert "bad certificate" in synced.output and f"KAFKA_CONFIG={config}" in synced.output
 
 
 def test_a_cluster_that_wants_tls_is_told_where_no_login_is_given(
-    world: TopicWorld, broker: SecuredBroker
+    world: TopicWorld, broker: SecuredBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kafka, "_ANSWER_SECONDS", 1.0)
     synced = call(world, broker.sasl_ssl, None, "sync")
     assert "wants TLS" in synced.output and "KAFKA_CONFIG" in synced.output
 
@@ -190,7 +193,7 @@ def test_the_sensor_skips_with_a_sentence_and_logs_it_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(kafka_cdc, "_WAIT_SECONDS", 3.0)
+    monkeypatch.setattr(kafka_cdc, "_WAIT_SECONDS", 1.0)
     config = filled_in(broker, "sasl-ssl-plain", tmp_path, THE_PASSWORD=WRONG)
     world = TopicWorld(broker, tmp_path, bootstrap_servers=broker.sasl_ssl, kafka_config=config)
     sensor = kafka_cdc.kafka_cdc(world.warehouse)
@@ -207,5 +210,5 @@ def test_the_sensor_skips_with_a_sentence_and_logs_it_once(
         assert WRONG not in caplog.text + str(skipped)
         filled_in(broker, "sasl-ssl-plain", tmp_path)
         world.send(world.log.change("users", "c", None, user(1)))
-        monkeypatch.setattr(kafka_cdc, "_WAIT_SECONDS", 25.0)
+        monkeypatch.setattr(kafka_cdc, "_WAIT_SECONDS", 12.0)
         assert isinstance(evaluate(), dg.RunRequest)
