@@ -47,6 +47,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
     found["published"] = last.told() if last else None
     found["problems"] = [f"left out: {fault}" for fault in warehouse.faults]
     state = topic_state(settings, warehouse.topics, landed, unread)
+    found["broker"] = state.broker
     for table in found["tables"]:
         topic = settings.topic(table["table"])
         table["lag"] = state.lag.get(topic)

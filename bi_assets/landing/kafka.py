@@ -255,6 +255,11 @@ class KafkaSource:
         return lag
 
     @property
+    def address(self) -> str:
+        """The brokers that are asked first."""
+        return self._client.address
+
+    @property
     def admin(self) -> AdminClient:
         """To ask the cluster about itself."""
         return self._admin

@@ -23,11 +23,12 @@ _AGAIN = "take a new snapshot of the table, unless the connector has"
 
 @dataclass
 class TopicState:
-    """`lag`: messages that have not landed, by topic; topics that the broker does not have are left out.
+    """`broker`: the address that was asked. `lag`: messages that have not landed, by topic; topics that the broker does not have are left out.
 
     `problems`: something is lost, or does not come. `notes`: good to know.
     """
 
+    broker: str
     lag: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -40,9 +41,10 @@ def topic_state(
 
     `unread`: messages of each partition that were known when it landed last, and had not.
     """
-    state = TopicState()
+    state = TopicState(settings.bootstrap_servers)
     try:
         with KafkaSource(settings, list(topics), ahead_kbytes=64) as source:
+            state.broker = source.address
             source.connect(landed, fetch=False)
             state.lag = source.lag
             state.problems += _gone(source, landed, unread)

@@ -31,8 +31,14 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    # Compaction as soon as there is something to compact.
-    hurry = {"log.cleaner.backoff.ms": "100", "log.initial.task.delay.ms": "100"}
+    hurry = {
+        # Compaction as soon as there is something to compact.
+        "log.cleaner.backoff.ms": "100",
+        "log.initial.task.delay.ms": "100",
+        # One that was killed may come back at once.
+        "broker.session.timeout.ms": "1500",
+        "broker.heartbeat.interval.ms": "300",
+    }
     with Broker(tmp_path_factory.mktemp("broker"), hurry) as broker:
         yield broker
 
@@ -395,7 +401,7 @@ def test_a_broker_that_stays_away_ends_a_sync_with_what_had_come(
     monkeypatch.setattr(kafka, "_RESTART_SECONDS", 1.0)
     some_users(world, *range(1, 301))
     with pytest.raises(UserError, match="No Kafka broker answers at"):
-        sync(world.warehouse, lambda done, left: broker.stop(kill=True))
+        sync(world.warehouse, lambda done, left: broker.stop())
     some = world.users()
     assert some and some == list(range(1, len(some) + 1))
     assert world.warehouse.settings.published_file.exists()
@@ -449,7 +455,7 @@ def test_the_sensor_says_once_that_the_broker_is_away_and_goes_on_when_it_is_bac
             return sensor(dg.build_sensor_context(instance=instance))
 
         assert isinstance(evaluate(), dg.SkipReason)
-        broker.stop(kill=True)
+        broker.stop()
         for _ in range(3):
             skipped = evaluate()
         assert isinstance(skipped, dg.SkipReason)

@@ -1,5 +1,6 @@
 """A shop's topics on a real broker, under a prefix of their own, and a platform that lands them."""
 
+import logging
 from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,6 +22,10 @@ from tests.oracle import Message
 from tests.platform import contracts, marts
 
 SECONDS = 30.0
+# Brokers go away here, which clients tell at length.
+_silent = logging.getLogger("tests.stack.librdkafka")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
 
 
 class TopicWorld:
@@ -40,13 +45,15 @@ class TopicWorld:
             contracts(*TABLES),
             marts(),
         )
-        self.admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+        self.admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers}, logger=_silent)
         self.producer = self.new_producer()
 
     def new_producer(self, **settings: str | int) -> Producer:
         """Return a producer; `settings` have `_` for `.`."""
         more = {name.replace("_", "."): value for name, value in settings.items()}
-        return Producer({"bootstrap.servers": self.broker.bootstrap_servers, "linger.ms": 0, **more})
+        return Producer(
+            {"bootstrap.servers": self.broker.bootstrap_servers, "linger.ms": 0, **more}, logger=_silent
+        )
 
     def topic(self, table: str = "users") -> str:
         """The topic of a table."""
