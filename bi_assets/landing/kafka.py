@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Thread
 from types import TracebackType
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ _AT_ONCE = 5_000  # Python objects alive at a time
 _ANSWER_SECONDS = 10.0
 _RESTART_SECONDS = 30.0  # Kafka gives up a broker that was killed after nine
 _AGAIN_SECONDS = 0.2
+_CLOSE_SECONDS = 2.0
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # of brokers before Kafka 2.8
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -84,10 +86,10 @@ class KafkaSource:
 
     def close(self) -> None:
         """Let go of the broker."""
-        # To close is to wait for the last commit; where the broker is away, for ever.
-        if not self._client.has_complaint:
-            self._consumer.close()
-        del self._consumer
+        # To close is to wait for the last commit: for a minute, where the broker is away.
+        closing = Thread(target=self._consumer.close, daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
 
     def connect(self, landed: LandedOffsets, *, fetch: bool = True, patience: float | None = None) -> None:
         """Find the topics' partitions and go on where each has landed.

@@ -116,11 +116,6 @@ class KafkaClient:
             self._complaint = None
 
     @property
-    def has_complaint(self) -> bool:
-        """Tell whether something is wrong, as far as is known."""
-        return self._complaint is not None
-
-    @property
     def hindrance(self) -> Refused | None:
         """What keeps messages from coming however long one waits, and what to do."""
         complaint = self._complaint

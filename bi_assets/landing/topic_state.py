@@ -23,9 +23,10 @@ _AGAIN = "take a new snapshot of the table, unless the connector has"
 
 @dataclass
 class TopicState:
-    """`broker`: the address that was asked. `lag`: messages that have not landed, by topic; topics that the broker does not have are left out.
+    """What has been found.
 
-    `problems`: something is lost, or does not come. `notes`: good to know.
+    `broker`: the address that was asked. `lag`: messages that have not landed, by topic; topics that the
+    broker does not have are left out. `problems`: something is lost, or does not come. `notes`: good to know.
     """
 
     broker: str
