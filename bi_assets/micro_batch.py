@@ -90,8 +90,30 @@ def connect(warehouse: Warehouse, source: KafkaSource) -> None:
 
 
 def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outcome:
-    """Land everything up to the end offsets of now, refresh every mart, publish."""
+    """Land everything up to the end offsets of now, refresh every mart, publish.
+
+    A transaction that its producer has not finished is left for the next time.
+
+    Errors: `UserError` where the broker goes away or something keeps a message from coming, after what
+    did come has been published.
+    """
     outcome = Outcome()
+    failure: UserError | None = None
+    try:
+        _drain(warehouse, outcome, progress)
+    except UserError as error:
+        if not outcome.landed:
+            raise
+        failure = error
+    with warehouse.open() as con:
+        _refresh(con, warehouse, outcome, scheduled=True)
+        _publish(con, warehouse, outcome)
+    if failure:
+        raise failure
+    return outcome
+
+
+def _drain(warehouse: Warehouse, outcome: Outcome, progress: Told) -> None:
     with KafkaSource(warehouse.settings, warehouse.topics) as source, ThreadPoolExecutor(1) as reader:
         connect(warehouse, source)
         ends, answered = source.ends, time.monotonic()
@@ -99,7 +121,18 @@ def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outc
         ahead = reader.submit(source.read, _WAIT_SECONDS) if left else None
         while ahead:
             batch = ahead.result()
+            if not batch and source.topics_changed():
+                connect(warehouse, source)
+                ends, answered = source.ends, time.monotonic()
             left = source.backlog(ends)
+            if not batch and left:
+                if hindrance := source.hindrance:
+                    raise hindrance
+                if time.monotonic() - answered > _SILENCE_SECONDS:
+                    raise UserError(
+                        f"Kafka has {left} messages more and has sent none for {_SILENCE_SECONDS:.0f} s. "
+                        "What had come has landed; run this again."
+                    )
             # The next batch is read while this one lands.
             ahead = reader.submit(source.read, _WAIT_SECONDS) if left else None
             if batch:
@@ -108,16 +141,6 @@ def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outc
                 source.commit(batch)
                 progress(outcome.messages, left)
                 answered = time.monotonic()
-            elif time.monotonic() - answered > _SILENCE_SECONDS:
-                raise UserError(
-                    f"Kafka has {left} messages more and has sent none for "
-                    f"{_SILENCE_SECONDS:.0f} s: is the broker at {warehouse.settings.bootstrap_servers} "
-                    "still there? What had come has landed; run this again."
-                )
-    with warehouse.open() as con:
-        _refresh(con, warehouse, outcome, scheduled=True)
-        _publish(con, warehouse, outcome)
-    return outcome
 
 
 def linger(warehouse: Warehouse, idle: Idle, progress: Told = lambda done, left: None) -> Outcome:
@@ -131,7 +154,7 @@ def linger(warehouse: Warehouse, idle: Idle, progress: Told = lambda done, left:
     try:
         _linger(warehouse, outcome, idle, progress)
     except (KafkaException, UserError) as error:
-        log.warning("Kafka does not answer (%s); what had come has landed.", error)
+        log.warning("%s What had come has landed.", error)
         with warehouse.open() as con:
             _refresh(con, warehouse, outcome, scheduled=False)
     # Heartbeats alone: the data is as it was, and complete.
@@ -182,9 +205,11 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
                 is_ending = now > quiet_after
                 busy = idle(is_ending)
                 if is_ending and not busy and not outcome.unpublished:
-                    return
+                    break
             if not stale and now - started > _LONGEST_RUN_SECONDS:
-                return
+                break
+        if source.hindrance:
+            log.warning("%s", source.hindrance)
 
 
 def _land(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, batch: Batch, outcome: Outcome) -> Landed:

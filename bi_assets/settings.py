@@ -153,6 +153,7 @@ def read_properties(path: Path) -> dict[str, str]:
             continue
         name, equals, value = stripped.partition("=")
         if not equals:
-            raise UserError(f"{path}, line {number}: expected name=value, found {stripped!r}.")
+            # What is there instead may be a password.
+            raise UserError(f"KAFKA_CONFIG={path}, line {number}: expected name=value, found no =.")
         properties[name.strip()] = value.strip()
     return properties

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import duckdb
-from confluent_kafka import KafkaException
 
 from bi_assets.errors import UserError
-from bi_assets.landing.kafka import KafkaSource, LandedOffsets
 from bi_assets.landing.land import COUNTS
-from bi_assets.landing.offsets import landed_offsets
+from bi_assets.landing.offsets import landed_offsets, unread_messages
+from bi_assets.landing.topic_state import told_losses, told_restarts, topic_state
 from bi_assets.outputs.pace import last_publication, spacing
 from bi_assets.sizes import sizes
 from bi_assets.sql import quote
@@ -43,21 +42,24 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         }
         for row in _rows(con, "SELECT complete_through, as_of FROM meta.progress"):
             found |= row
-        landed = landed_offsets(con)
+        landed, unread = landed_offsets(con), unread_messages(con)
         last = last_publication(con)
     found["published"] = last.told() if last else None
     found["problems"] = [f"left out: {fault}" for fault in warehouse.faults]
-    found["problems"] += _lag(landed, warehouse, found["tables"])
-    found["problems"] += [
-        f"{loss['topic']}/{loss['partition']}: offsets {loss['first_offset']} to {loss['last_offset']} were "
-        "dropped by the broker before they were landed; keep messages longer, or snapshot the table again."
+    state = topic_state(settings, warehouse.topics, landed, unread)
+    found["broker"] = state.broker
+    for table in found["tables"]:
+        topic = settings.topic(table["table"])
+        table["lag"] = state.lag.get(topic)
+        table["topic"] = topic if topic in state.lag else None
+    found["problems"] += state.problems
+    found["problems"] += told_losses(
+        (loss["topic"], loss["partition"], loss["first_offset"], loss["last_offset"])
         for loss in found["losses"]
-    ]
-    found["notes"] = [
-        f"{again['topic']}/{again['partition']} was made anew or cut short at the broker when "
-        f"{again['landed_offset']} offsets had landed; it was read again from {again['resumed_offset']}."
-        for again in found["restarts"]
-    ]
+    )
+    found["notes"] = state.notes + told_restarts(
+        (again["topic"], again["partition"], again["landed_offset"]) for again in found["restarts"]
+    )
     if last and (every := spacing(last.seconds)):
         found["notes"].append(
             f"A publication takes {last.seconds:.1f} s ({last.bytes / 1e6:,.0f} MB, {last.how}): "
@@ -149,29 +151,6 @@ def _outside_partitions(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) ->
         first=warehouse.settings.first_date,
     )
     return int(row["n"])
-
-
-def _lag(landed: LandedOffsets, warehouse: Warehouse, tables: Rows) -> list[str]:
-    """Add to each table how far it lags behind the broker; return what is wrong."""
-    settings = warehouse.settings
-    lag: dict[str, int] = {}
-    problems = []
-    try:
-        with KafkaSource(settings, [settings.topic(name) for name in warehouse.contracts]) as source:
-            source.connect(landed, fetch=False)
-            lag = source.lag
-            problems = [
-                f"{loss.partition.topic}/{loss.partition.number}: the broker has dropped offsets "
-                f"{loss.first} to {loss.last}, which have not landed."
-                for loss in source.losses
-            ]
-    except (UserError, KafkaException) as error:
-        problems = [str(error)]
-    for table in tables:
-        topic = settings.topic(table["table"])
-        table["lag"] = lag.get(topic)
-        table["topic"] = topic if topic in lag else None
-    return problems
 
 
 def _rows(con: duckdb.DuckDBPyConnection, sql: str, **parameters: object) -> Rows:

@@ -2,7 +2,7 @@
 
 import logging
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -17,6 +17,12 @@ CLUSTER_ID = "pharmacy-bi-stack-0001"
 PARTITIONS = 4
 # Quick starts count here more than the last tenth of throughput.
 JVM_OPTIONS = ["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+LISTENER_PROTOCOLS = {
+    "CONTROLLER": "PLAINTEXT",
+    "PLAINTEXT": "PLAINTEXT",
+    "SSL": "SSL",
+    "SASL_SSL": "SASL_SSL",
+}
 LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -42,37 +48,46 @@ def kafka_server(
     controller_port: int,
     *,
     jvm_options: Sequence[str] = JVM_OPTIONS,
+    more: Mapping[str, str] | None = None,
 ) -> Server:
     """Return a broker on `port` with its log in `folder`, formatted if it is not there.
 
-    Topics are made on first use, with 4 partitions. Raises StackError if formatting fails.
+    Topics are made on first use, with 4 partitions. `more` are properties to add; further listeners
+    among them (`listeners`) come beside the plain one on `port`. Raises StackError if formatting fails.
     """
     data = folder / "kafka"
     properties = folder / "kafka.properties"
-    properties.write_text(
-        "\n".join(
-            [
-                "process.roles=broker,controller",
-                "node.id=1",
-                f"listeners=PLAINTEXT://{LOCALHOST}:{port},CONTROLLER://{LOCALHOST}:{controller_port}",
-                "controller.listener.names=CONTROLLER",
-                f"controller.quorum.voters=1@{LOCALHOST}:{controller_port}",
-                f"log.dirs={data}",
-                f"num.partitions={PARTITIONS}",
-                "auto.create.topics.enable=true",
-                # One node: its internal topics have one replica; one partition starts faster.
-                "offsets.topic.replication.factor=1",
-                "offsets.topic.num.partitions=1",
-                "transaction.state.log.replication.factor=1",
-                "transaction.state.log.min.isr=1",
-                "transaction.state.log.num.partitions=1",
-                "share.coordinator.state.topic.replication.factor=1",
-                "share.coordinator.state.topic.min.isr=1",
-                "group.initial.rebalance.delay.ms=0",
-                "",
-            ]
-        )
-    )
+    added = dict(more or {})
+    listeners = [
+        f"PLAINTEXT://{LOCALHOST}:{port}",
+        f"CONTROLLER://{LOCALHOST}:{controller_port}",
+        *filter(None, [added.pop("listeners", "")]),
+    ]
+    settings = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "listeners": ",".join(listeners),
+        "controller.listener.names": "CONTROLLER",
+        # Needed beside listeners with TLS; elsewhere it is the default.
+        "listener.security.protocol.map": ",".join(
+            f"{name}:{protocol}" for name, protocol in LISTENER_PROTOCOLS.items()
+        ),
+        "controller.quorum.voters": f"1@{LOCALHOST}:{controller_port}",
+        "log.dirs": str(data),
+        "num.partitions": str(PARTITIONS),
+        "auto.create.topics.enable": "true",
+        # One node: its internal topics have one replica; one partition starts faster.
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "1",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        **added,
+    }
+    properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     if not data.exists():
         storage = java(fetched, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID)
         formatted = subprocess.run(

@@ -130,7 +130,7 @@ def test_explain_of_an_unknown_order_says_so(environment: dict[str, str]) -> Non
 def test_sync_without_a_broker_is_one_sentence(environment: dict[str, str]) -> None:
     result = call({**environment, "KAFKA_BOOTSTRAP_SERVERS": NO_BROKER}, "sync")
     assert result.exit_code == 1
-    assert result.output.startswith("Error: No Kafka broker answers at 127.0.0.1:1.")
+    assert result.output.startswith("Error: No Kafka broker answers at 127.0.0.1:1 (Connection refused).")
     assert "Traceback" not in result.output
 
 

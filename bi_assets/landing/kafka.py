@@ -10,17 +10,21 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Thread
 from types import TracebackType
 
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._metadata import ClusterMetadata
 
 from bi_assets.errors import UserError
 from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Loss, Partition, Restart
-from bi_assets.settings import CONSUMER_GROUP, Settings, read_properties
+from bi_assets.landing.kafka_client import KafkaClient, Refused
+from bi_assets.settings import Settings
 
 log = logging.getLogger(__name__)
 # Arrow's own pool hands each batch's memory back and takes it anew, page by page.
@@ -30,18 +34,16 @@ BATCH_MESSAGES = 150_000
 _BATCH_BYTES = 80 << 20
 _AT_ONCE = 5_000  # Python objects alive at a time
 _ANSWER_SECONDS = 10.0
+_RESTART_SECONDS = 30.0  # Kafka gives up a broker that was killed after nine
+_AGAIN_SECONDS = 0.2
+_CLOSE_SECONDS = 2.0
+_NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # of brokers before Kafka 2.8
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _REST_SECONDS = 0.01  # what else has arrived by then goes into the same batch
 
 LandedOffsets = Mapping[Partition, int]
 """The offset to read next, of each partition of any cluster that has landed anything."""
-
-
-def client_config(settings: Settings) -> dict[str, str | int | bool]:
-    """Return the connection's settings, `KAFKA_CONFIG` included."""
-    extra = read_properties(settings.kafka_config) if settings.kafka_config else {}
-    return {"bootstrap.servers": settings.bootstrap_servers, **extra}
 
 
 class KafkaSource:
@@ -54,27 +56,20 @@ class KafkaSource:
         """`ahead_kbytes` bounds what is fetched before it is asked for."""
         self._topics = frozenset(topics)
         self._silent = frozenset({settings.heartbeat_topic})
-        self._address = settings.bootstrap_servers
-        config = client_config(settings)
-        self._consumer = Consumer(
-            {
-                "group.id": CONSUMER_GROUP,
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "error",
-                "fetch.queue.backoff.ms": 5,  # the default of 1000 leaves the client waiting
-                "queued.max.messages.kbytes": ahead_kbytes,
-                "fetch.wait.max.ms": 100,  # not every broker answers earlier when something comes
-                "log_level": 2,
-                **config,
-            },
-            logger=log,
+        self._client = KafkaClient(settings)
+        self._consumer = self._client.consumer(
+            fetch_queue_backoff_ms=5,  # the default of 1000 leaves the client waiting
+            queued_max_messages_kbytes=ahead_kbytes,
+            fetch_wait_max_ms=100,  # not every broker answers earlier when something comes
         )
-        self._admin = AdminClient({"log_level": 2, **config}, logger=log)
+        self._admin = self._client.admin()
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._next: dict[Partition, int] = {}
         self._ends: dict[Partition, int] = {}
-        self._is_cut_short = False
+        self._at_end: dict[Partition, int] = {}
+        self._has_changed = False
+        self.cluster = ""
+        """The cluster's id, once connected."""
         self._losses: list[Loss] = []
         self._restarts: list[Restart] = []
 
@@ -91,42 +86,56 @@ class KafkaSource:
 
     def close(self) -> None:
         """Let go of the broker."""
-        self._consumer.close()
+        # To close is to wait for the last commit: for a minute, where the broker is away.
+        closing = Thread(target=self._consumer.close, daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
 
-    def connect(self, landed: LandedOffsets, *, fetch: bool = True) -> None:
+    def connect(self, landed: LandedOffsets, *, fetch: bool = True, patience: float | None = None) -> None:
         """Find the topics' partitions and go on where each has landed.
 
         Without `fetch` nothing is read: it is enough to know how far each partition goes.
 
-        Errors: `UserError` when the broker does not answer.
+        Errors: `UserError` when the broker does not answer for `patience` seconds, 10 if not given;
+        `Refused` at once where it refuses the login.
         """
-        try:
-            metadata = self._consumer.list_topics(timeout=_ANSWER_SECONDS)
-        except KafkaException as error:
-            raise UserError(
-                f"No Kafka broker answers at {self._address}. Start it, or set "
-                "KAFKA_BOOTSTRAP_SERVERS (and KAFKA_CONFIG for a secured cluster)."
-            ) from error
-        cluster = metadata.cluster_id or ""
+        found = self._find(self._client.reach(self._consumer, patience or _ANSWER_SECONDS))
+        self._partitions = {(p.topic, p.number): p for p in found}
+        self._has_changed, self._at_end = False, {}
+        self._losses, self._restarts = [], []
+        lows = self._list_offsets(found, _EARLIEST)
+        self._ends = self._list_offsets(list(lows), _LATEST)
+        former = _former(landed, found)
+        self._next = {p: self._resume(p, landed.get(p), former.get(p), lows[p]) for p in self._ends}
+        if fetch:
+            self._consumer.assign([TopicPartition(p.topic, p.number, at) for p, at in self._next.items()])
+
+    def _find(self, metadata: ClusterMetadata) -> list[Partition]:
+        """Return the partitions that the broker has of our topics."""
+        self.cluster = metadata.cluster_id or ""
         topics = {t: m for t, m in metadata.topics.items() if t in self._topics and not m.error}
-        ids = self._topic_ids(cluster, list(topics))
-        found = [
-            Partition(cluster, ids.get(topic), topic, number)
+        ids = self._topic_ids(list(topics))
+        return [
+            Partition(self.cluster, ids[topic], topic, number)
             for topic, described in topics.items()
+            if topic in ids
             for number in described.partitions
         ]
-        self._partitions = {(p.topic, p.number): p for p in found}
-        lows = self._list_offsets(found, _EARLIEST)
-        self._ends = self._list_offsets(found, _LATEST)
-        self._next = {p: self._resume(p, landed.get(p), lows[p]) for p in found}
-        self._is_cut_short = False
-        if fetch:
-            self._consumer.assign([TopicPartition(p.topic, p.number, self._next[p]) for p in found])
 
-    def _resume(self, partition: Partition, landed: int | None, low: int) -> int:
-        """Return the offset to read next; note what is wrong with it."""
-        if landed is None:
+    def _resume(self, partition: Partition, landed: int | None, former: int | None, low: int) -> int:
+        """Return the offset to read next; note what is wrong with it.
+
+        `former` is how far a topic of the same name had landed that is no more.
+        """
+        if landed is None and former is not None:
+            log.warning(
+                "%s, partition %d: the topic was made anew when %d offsets had landed; reading the new one.",
+                partition.topic, partition.number, former,
+            )  # fmt: skip
+            self._restarts.append(Restart(partition, former, low))
             return low
+        if landed is None:
+            landed = 0
         if landed < low:
             self._lose(partition, landed, low)
             return low
@@ -141,42 +150,88 @@ class KafkaSource:
         return landed
 
     def _lose(self, partition: Partition, landed: int, low: int) -> None:
+        if not self.is_news(partition.topic):
+            return  # a heartbeat that nobody has heard is no loss
         log.warning(
             "%s, partition %d: the broker has dropped offsets %d to %d before they were landed.",
             partition.topic, partition.number, landed, low - 1,
         )  # fmt: skip
         self._losses.append(Loss(partition, landed, low - 1))
 
-    def _topic_ids(self, cluster: str, topics: list[str]) -> dict[str, str]:
+    def _topic_ids(self, topics: list[str]) -> dict[str, str | None]:
+        """Return the id of each topic that is there, None where the broker gives none."""
         # The broker inside librdkafka knows no topic ids, and never answers when asked.
-        if not topics or cluster.startswith("mockCluster"):
-            return {}
+        if not topics or self.is_embedded:
+            return dict.fromkeys(topics)
+        ids: dict[str, str | None] = {}
         described = self._admin.describe_topics(TopicCollection(topics), request_timeout=_ANSWER_SECONDS)
-        return {topic: str(future.result().topic_id) for topic, future in described.items()}
+        for topic, future in described.items():
+            try:
+                found = str(future.result().topic_id)
+                ids[topic] = None if found == _NO_ID else found
+            except KafkaException as error:
+                if not _is_unknown(error):
+                    raise self._unreachable(error) from error
+        return ids
+
+    @property
+    def is_embedded(self) -> bool:
+        """Tell whether the broker is the one inside librdkafka, which answers few questions."""
+        return self.cluster.startswith("mockCluster")
 
     def _list_offsets(self, partitions: Collection[Partition], spec: OffsetSpec) -> dict[Partition, int]:
+        """Return an offset of each partition that is still there. Waits for a broker that restarts."""
         if not partitions:
             return {}
         asked = {TopicPartition(p.topic, p.number): spec for p in partitions}
-        answers = self._admin.list_offsets(asked, request_timeout=_ANSWER_SECONDS)
-        return {
-            self._partitions[tp.topic, tp.partition]: future.result().offset for tp, future in answers.items()
-        }
+        deadline = time.monotonic() + _RESTART_SECONDS
+        self._admin.poll(0)  # also hands out a token, where one is needed
+        while True:
+            found: dict[Partition, int] = {}
+            failure = None
+            answers = self._admin.list_offsets(asked, request_timeout=_ANSWER_SECONDS)
+            for tp, future in answers.items():
+                try:
+                    found[self._partitions[tp.topic, tp.partition]] = future.result().offset
+                except KafkaException as error:
+                    if _is_unknown(error):
+                        self._has_changed = True  # `connect` finds out how
+                    else:
+                        failure = error
+            if not failure:
+                return found
+            if time.monotonic() > deadline:
+                raise self._unreachable(failure) from failure
+            time.sleep(_AGAIN_SECONDS)
+            with suppress(KafkaException):
+                # Else the client goes on believing that there are no leaders.
+                self._admin.list_topics(timeout=_ANSWER_SECONDS)
+
+    def _unreachable(self, error: KafkaException) -> UserError:
+        self._client.complain(error.args[0])
+        self._consumer.poll(0)  # hands over the reasons
+        return self._client.unreachable()
 
     def topics_changed(self) -> bool:
-        """Tell whether a topic or a partition has come or gone since `connect`; then connect again."""
-        metadata = self._consumer.list_topics(timeout=_ANSWER_SECONDS)
-        found = {
-            (name, number)
-            for name, topic in metadata.topics.items()
-            if name in self._topics and not topic.error
-            for number in topic.partitions
-        }
-        return self._is_cut_short or found != set(self._partitions)
+        """Tell whether a topic or a partition has come, gone or been made anew; then connect again.
+
+        Errors: `UserError` when the broker does not answer.
+        """
+        try:
+            metadata = self._consumer.list_topics(timeout=_ANSWER_SECONDS)
+        except KafkaException as error:
+            raise self._unreachable(error) from error
+        return self._has_changed or set(self._find(metadata)) != set(self._partitions.values())
 
     def refresh_ends(self) -> None:
         """Ask the broker where the partitions end now."""
-        self._ends = self._list_offsets(list(self._ends), _LATEST)
+        self._ends |= self._list_offsets(list(self._ends), _LATEST)
+        self._client.answered()
+
+    @property
+    def hindrance(self) -> Refused | None:
+        """What keeps messages from coming however long one waits; those of other topics still come."""
+        return self._client.hindrance
 
     @property
     def ends(self) -> Mapping[Partition, int]:
@@ -185,7 +240,13 @@ class KafkaSource:
 
     def backlog(self, ends: Mapping[Partition, int]) -> int:
         """Return how many messages lie between what has been read and these ends."""
-        return sum(max(0, end - self._next[p]) for p, end in ends.items() if p in self._next)
+        return sum(
+            max(0, end - self._next[p]) for p, end in ends.items() if p in self._next and not self._is_read(p)
+        )
+
+    def _is_read(self, partition: Partition) -> bool:
+        """Tell whether the broker has no more to give, though it may hold an unfinished transaction."""
+        return self._at_end.get(partition) == self._next[partition]
 
     @property
     def lag(self) -> dict[str, int]:
@@ -194,6 +255,26 @@ class KafkaSource:
         for p, end in self._ends.items():
             lag[p.topic] = lag.get(p.topic, 0) + max(0, end - self._next[p])
         return lag
+
+    @property
+    def address(self) -> str:
+        """The brokers that are asked first."""
+        return self._client.address
+
+    @property
+    def admin(self) -> AdminClient:
+        """To ask the cluster about itself."""
+        return self._admin
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """The partitions that the broker has of our topics."""
+        return list(self._partitions.values())
+
+    @property
+    def restarts(self) -> list[Restart]:
+        """What was made anew or cut short; handed on with the next batch."""
+        return list(self._restarts)
 
     @property
     def losses(self) -> list[Loss]:
@@ -205,15 +286,19 @@ class KafkaSource:
         return topic not in self._silent
 
     def has_news(self) -> bool:
-        """Tell whether any table's topic holds something that has not been read; heartbeats don't count."""
-        return any(end > self._next[p] for p, end in self._ends.items() if p.topic not in self._silent)
+        """Tell whether any table's topic holds something that can be read; heartbeats don't count."""
+        return not self.hindrance and any(
+            end > self._next[p] and not self._is_read(p)
+            for p, end in self._ends.items()
+            if p.topic not in self._silent
+        )
 
     def wait(self, timeout: float) -> str | None:
         """Wait for a message; return its topic, or None after `timeout` seconds without any.
 
         The message is gone then: `connect` before anything is read or waited for again.
 
-        Errors: `KafkaException` where the broker can't be reached.
+        Errors: `UserError` where the client gives up.
         """
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
@@ -223,9 +308,25 @@ class KafkaSource:
             error = message.error()
             if not error or error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
                 return message.topic()
-            if error.fatal() or error.code() == KafkaError._ALL_BROKERS_DOWN:
-                raise KafkaException(error)
+            if error.fatal():
+                raise _fatal(error)
+            self._client.complain(error, message.topic())
         return None
+
+    def probe(self, timeout: float) -> Refused | None:
+        """Try to read where there is something unread; return what keeps it from coming.
+
+        `connect` before anything is read.
+        """
+        waiting = {p for p, end in self._ends.items() if end > self._next[p]}
+        self._consumer.assign([TopicPartition(p.topic, p.number, self._next[p]) for p in waiting])
+        deadline = time.monotonic() + timeout
+        while waiting and not self.hindrance and (left := deadline - time.monotonic()) > 0:
+            if message := self._consumer.poll(min(left, _AGAIN_SECONDS)):
+                if error := message.error():
+                    self._client.complain(error, message.topic())
+                waiting.discard(self._partitions[message.topic() or "", message.partition() or 0])
+        return self.hindrance
 
     def read(self, timeout: float) -> Batch | None:
         """Wait for messages; return what has come, or None after `timeout` seconds without any.
@@ -292,19 +393,14 @@ class KafkaSource:
         partition = self._partitions.get((message.topic() or "", message.partition() or 0))
         if partition and code == KafkaError._PARTITION_EOF:
             # Control records of transactions have offsets and no messages: the end is past them.
-            moved[partition] = message.offset() or 0
+            # Where a transaction is not finished, the end is its beginning.
+            moved[partition] = self._at_end[partition] = message.offset() or 0
         elif partition and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            low = self._list_offsets([partition], _EARLIEST)[partition]
-            if low <= self._next[partition]:
-                self._is_cut_short = True  # `connect` finds out how
-                return
-            self._lose(partition, self._next[partition], low)
-            self._next[partition] = moved[partition] = low
-            self._consumer.seek(TopicPartition(partition.topic, partition.number, low))
+            self._has_changed = True  # `connect` finds out how
         elif error.fatal():
-            raise KafkaException(error)
+            raise _fatal(error)
         else:
-            log.warning("Kafka: %s", error.str())
+            self._client.complain(error, message.topic())
             time.sleep(_REST_SECONDS)
 
     def commit(self, batch: Batch) -> None:
@@ -329,3 +425,25 @@ def _table(messages: list[Message]) -> pa.Table:
         ],
         schema=MESSAGE_SCHEMA,
     )
+
+
+def _former(landed: LandedOffsets, found: Collection[Partition]) -> dict[Partition, int]:
+    """Return how far the same partition of a deleted topic had landed, for partitions of a new one."""
+    known = {p.source for p in landed}
+    before: dict[tuple[str, str, int], int] = {}
+    for p, offset in landed.items():
+        place = (p.cluster_id, p.topic, p.number)
+        before[place] = max(before.get(place, 0), offset)
+    return {
+        p: before[place]
+        for p in found
+        if p.source not in known and (place := (p.cluster_id, p.topic, p.number)) in before
+    }
+
+
+def _fatal(error: KafkaError) -> UserError:
+    return UserError(f"The Kafka client gave up ({error.str()}). What has landed is safe; run this again.")
+
+
+def _is_unknown(error: KafkaException) -> bool:
+    return bool(error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART)

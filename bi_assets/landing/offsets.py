@@ -59,6 +59,18 @@ def landed_offsets(con: duckdb.DuckDBPyConnection) -> dict[Partition, int]:
     }
 
 
+def unread_messages(con: duckdb.DuckDBPyConnection) -> dict[Partition, int]:
+    """Return how many messages of each partition were known at its last batch, and had not landed."""
+    rows = con.execute(
+        "SELECT cluster_id, topic_id, topic, partition, greatest(end_offset - next_offset, 0) "
+        "FROM meta.offsets"
+    ).fetchall()
+    return {
+        Partition(cluster_id, topic_id if topic_id != topic else None, topic, number): n
+        for cluster_id, topic_id, topic, number, n in rows
+    }
+
+
 def start_positions(con: duckdb.DuckDBPyConnection) -> None:
     """Make the temporary table `positions`, which `note_positions` fills and `advance` reads."""
     con.execute("""
@@ -158,6 +170,16 @@ def restart(con: duckdb.DuckDBPyConnection, restarts: Iterable[Restart], now: da
         con.execute(
             "INSERT INTO meta.restarts VALUES (?, ?, ?, ?, ?, ?)",
             [at.cluster_id, at.topic, at.number, again.landed, again.low, now],
+        )
+        # What a deleted topic still had is lost with it.
+        con.execute(
+            """
+INSERT INTO meta.losses
+SELECT cluster_id, topic, partition, next_offset, end_offset - 1, ? FROM meta.offsets o
+WHERE cluster_id = ? AND topic_id <> ? AND topic = ? AND partition = ? AND next_offset < end_offset
+  AND NOT EXISTS (FROM meta.losses l WHERE l.cluster_id = o.cluster_id AND l.topic = o.topic
+    AND l.partition = o.partition AND l.first_offset = o.next_offset)""",
+            [now, *at.source, at.topic, at.number],
         )
 
 

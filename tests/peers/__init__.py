@@ -1,0 +1,1 @@
+"""What users of other tools rely on, and what they get here."""
