@@ -127,6 +127,7 @@ class Platform:
             end_offsets=dict(known),
             read_at=read_at,
             losses=losses,
+            links={topic: links for topic, found in rows.items() if (links := _links(found))},
         )
 
     def land(
@@ -223,11 +224,15 @@ def _equal(found: object, expected: object) -> bool:
     return found == expected
 
 
+def _links(messages: Sequence[Message]) -> list[tuple[int, int, bytes]]:
+    return [(m.partition, m.offset, key) for m in messages for _, key in m.headers]
+
+
 def _table(messages: Sequence[Message]) -> pa.Table:
     columns = (
         [m.partition for m in messages],
         [m.offset for m in messages],
-        [0 for _ in messages],
+        [m.timestamp_ms for m in messages],
         [m.key for m in messages],
         [m.value for m in messages],
     )

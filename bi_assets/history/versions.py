@@ -40,9 +40,17 @@ DERIVED_COLUMNS = (
     "version_no",
     "is_first",
     *_PLACE.split(", "),
+    "rekeyed_from",
+    "rekeyed_to",
     "business_date",
 )
-"""What history adds to a contract's columns (`business_date` where the contract names one)."""
+"""What history adds to a contract's columns (`business_date` where the contract names one).
+
+`rekeyed_from`: the key that the row had until its primary key was changed, `rekeyed_to`: the key under
+which it goes on, both as JSON.
+"""
+_OTHER_KEY = """CASE WHEN _op <> 'd' THEN _other_key END AS rekeyed_from,
+  CASE WHEN _op = 'd' THEN _other_key END AS rekeyed_to"""
 
 
 def create_sql(contract: Contract, pseudonym_key: str | None, timezone: str) -> list[str]:
@@ -189,13 +197,16 @@ def _history_sql(contract: Contract, rows: str, pseudonym_key: str | None, timez
     day_before = f", {business_date(quote(date), timezone)} AS business_date" if date else ""
     return f"""
 SELECT {_names(contract.names)}, _valid_from AS valid_from, _valid_to AS valid_to,
-  _op <> 'r' AS valid_from_is_exact, _op = 'd' AS is_deleted, _version_no AS version_no,
-  _version_no = 1 AND (_op <> 'u' OR _before IS NULL) AS is_first, {_PLACE}{day}
+  _op <> 'r' AND _snapshot <> 'sweep' AS valid_from_is_exact, _op = 'd' AS is_deleted,
+  _version_no AS version_no,
+  _version_no = 1 AND (_op <> 'u' OR _before IS NULL) AS is_first, {_PLACE},
+  {_OTHER_KEY}{day}
 FROM {rows} WHERE _version_no IS NOT NULL
 UNION ALL
 -- What the first change that was seen replaced: true until then, since when is not known.
 SELECT *{day_before} FROM (
-  SELECT {before}, {BEGINNING}, _valid_from, false, false, 0, true, {_PLACE}
+  SELECT {before}, {BEGINNING}, _valid_from, false, false, 0, true, {_PLACE},
+    NULL, NULL
   FROM {rows} WHERE _version_no = 1 AND _op = 'u' AND _before IS NOT NULL)"""
 
 

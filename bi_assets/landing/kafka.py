@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from bi_assets.errors import UserError
+from bi_assets.landing import rekeyed
 from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Loss, Partition, Restart
 from bi_assets.settings import CONSUMER_GROUP, Settings, read_properties
 
@@ -53,7 +54,7 @@ class KafkaSource:
     def __init__(self, settings: Settings, topics: Collection[str], *, ahead_kbytes: int = 32_768) -> None:
         """`ahead_kbytes` bounds what is fetched before it is asked for."""
         self._topics = frozenset(topics)
-        self._silent = frozenset({settings.heartbeat_topic})
+        self._silent = frozenset({settings.heartbeat_topic, settings.transaction_topic})
         self._address = settings.bootstrap_servers
         config = client_config(settings)
         self._consumer = Consumer(
@@ -77,6 +78,7 @@ class KafkaSource:
         self._is_cut_short = False
         self._losses: list[Loss] = []
         self._restarts: list[Restart] = []
+        self._links: dict[str, list[rekeyed.Link]] = {}
 
     def __enter__(self) -> KafkaSource:
         return self
@@ -201,7 +203,7 @@ class KafkaSource:
         return list(self._losses)
 
     def is_news(self, topic: str) -> bool:
-        """Tell whether a topic is that of a table; heartbeats are none."""
+        """Tell whether a topic is that of a table; heartbeats and transactions are none."""
         return topic not in self._silent
 
     def has_news(self) -> bool:
@@ -262,6 +264,9 @@ class KafkaSource:
                 self._on_error(message, error, moved)
             else:
                 by_topic[message.topic() or ""].append(message)
+        for topic, rows in by_topic.items():
+            if links := rekeyed.links(rows):
+                self._links.setdefault(topic, []).extend(links)
         return {topic: _table(rows) for topic, rows in by_topic.items()}
 
     def _batch(self, tables: dict[str, pa.Table], moved: dict[Partition, int]) -> Batch | None:
@@ -278,6 +283,7 @@ class KafkaSource:
         self.refresh_ends()
         losses, self._losses = self._losses, []
         restarts, self._restarts = self._restarts, []
+        links, self._links = self._links, {}
         return Batch(
             messages=tables,
             next_offsets=dict(self._next),
@@ -285,6 +291,7 @@ class KafkaSource:
             read_at=datetime.now(UTC).replace(tzinfo=None),
             losses=losses,
             restarts=restarts,
+            links=links,
         )
 
     def _on_error(self, message: Message, error: KafkaError, moved: dict[Partition, int]) -> None:

@@ -35,7 +35,14 @@ def world_of(number: int) -> World:
 def produce(broker: EmbeddedBroker, prefix: str, messages: list[Message]) -> None:
     for message in messages:
         topic = message.topic.replace("shop.shop", prefix)
-        broker.produce(topic, message.key, message.value, partition=message.partition)
+        broker.produce(
+            topic,
+            message.key,
+            message.value,
+            partition=message.partition,
+            headers=list(message.headers),
+            timestamp_ms=message.timestamp_ms,
+        )
     broker.flush()
 
 

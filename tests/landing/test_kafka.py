@@ -37,7 +37,14 @@ def warehouse_of(broker: EmbeddedBroker, folder: Path, **settings: Any) -> Wareh
 
 def produce(broker: EmbeddedBroker, messages: list[Message]) -> None:
     for message in messages:
-        broker.produce(message.topic, message.key, message.value, partition=message.partition)
+        broker.produce(
+            message.topic,
+            message.key,
+            message.value,
+            partition=message.partition,
+            headers=list(message.headers),
+            timestamp_ms=message.timestamp_ms,
+        )
     broker.flush()
 
 
