@@ -7,6 +7,7 @@ from typing import Any
 import duckdb
 from confluent_kafka import KafkaException
 
+from bi_assets import source_status
 from bi_assets.errors import UserError
 from bi_assets.landing.kafka import KafkaSource, LandedOffsets
 from bi_assets.landing.land import COUNTS
@@ -45,9 +46,14 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
             found |= row
         landed = landed_offsets(con)
         last = last_publication(con)
+        source = source_status.tell(con, warehouse.contracts, settings)
     found["published"] = last.told() if last else None
     found["problems"] = [f"left out: {fault}" for fault in warehouse.faults]
-    found["problems"] += _lag(landed, warehouse, found["tables"])
+    problems, unread_heartbeats = _lag(landed, warehouse, found["tables"])
+    found["problems"] += problems
+    with warehouse.open() as con:
+        alive = source_status.life(con, unread_heartbeats)
+    found["problems"] += [*alive.problems, *source.problems]
     found["problems"] += [
         f"{loss['topic']}/{loss['partition']}: offsets {loss['first_offset']} to {loss['last_offset']} were "
         "dropped by the broker before they were landed; keep messages longer, or snapshot the table again."
@@ -58,6 +64,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         f"{again['landed_offset']} offsets had landed; it was read again from {again['resumed_offset']}."
         for again in found["restarts"]
     ]
+    found["notes"] += [*alive.notes, *source.notes]
     if last and (every := spacing(last.seconds)):
         found["notes"].append(
             f"A publication takes {last.seconds:.1f} s ({last.bytes / 1e6:,.0f} MB, {last.how}): "
@@ -151,13 +158,16 @@ def _outside_partitions(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) ->
     return int(row["n"])
 
 
-def _lag(landed: LandedOffsets, warehouse: Warehouse, tables: Rows) -> list[str]:
-    """Add to each table how far it lags behind the broker; return what is wrong."""
+def _lag(landed: LandedOffsets, warehouse: Warehouse, tables: Rows) -> tuple[list[str], int | None]:
+    """Add to each table how far it lags behind the broker; return what is wrong.
+
+    And how many heartbeats have not been read, None where the broker does not answer.
+    """
     settings = warehouse.settings
     lag: dict[str, int] = {}
     problems = []
     try:
-        with KafkaSource(settings, [settings.topic(name) for name in warehouse.contracts]) as source:
+        with KafkaSource(settings, warehouse.topics) as source:
             source.connect(landed, fetch=False)
             lag = source.lag
             problems = [
@@ -171,7 +181,7 @@ def _lag(landed: LandedOffsets, warehouse: Warehouse, tables: Rows) -> list[str]
         topic = settings.topic(table["table"])
         table["lag"] = lag.get(topic)
         table["topic"] = topic if topic in lag else None
-    return problems
+    return problems, lag.get(settings.heartbeat_topic, 0) if lag else None
 
 
 def _rows(con: duckdb.DuckDBPyConnection, sql: str, **parameters: object) -> Rows:

@@ -298,13 +298,16 @@ WITH placed AS (
 {"epochs AS (SELECT *, 0 AS epoch FROM placed)," if one_epoch else several_epochs}
 ordered AS (
   SELECT *, row_number() OVER (PARTITION BY {key} ORDER BY epoch, file_number, _binlog_pos,
-      CASE WHEN _op = 'r' THEN 0 ELSE 1 END, _row, {arrival}) AS turn
+      CASE WHEN _op = 'r' THEN 0 ELSE 1 END, _row,
+      CASE WHEN _snapshot = 'truncate' THEN -_batch_id END, {arrival}) AS turn
   FROM epochs
 ),
--- A snapshot row that repeats the state is no version.
+-- A snapshot row that repeats the state is no version, nor is a truncate of what is deleted: where
+-- something arrives late, a truncate deletes a row once more, as it was then, and that counts.
 news AS (
-  SELECT *, _op <> 'r' OR turn = 1 OR lag(_op) OVER turns = 'd'
-      OR row({names}) IS DISTINCT FROM lag(row({names})) OVER turns AS is_version
+  SELECT *, CASE WHEN _snapshot = 'truncate' THEN coalesce(lag(_op) OVER turns <> 'd', true)
+      ELSE _op <> 'r' OR turn = 1 OR lag(_op) OVER turns = 'd'
+        OR row({names}) IS DISTINCT FROM lag(row({names})) OVER turns END AS is_version
   FROM ordered
   WINDOW turns AS (PARTITION BY {key} ORDER BY turn)
 ),

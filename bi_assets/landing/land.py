@@ -177,6 +177,8 @@ def _decode(
         _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
         quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), settings)
         undecodable = sum(table.num_rows for table in choking)
+    if contract.schema_changes == "quarantine":
+        drift.refuse(con, contract, messages)
     faulty, repeated, missing, truncated, future, sent_ms, made_at = one(con, f"""
 SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::BIGINT,
   coalesce(sum(_missing_hour) FILTER (_cause IS NULL), 0)::BIGINT,

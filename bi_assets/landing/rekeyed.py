@@ -26,8 +26,8 @@ def links(messages: Iterable[Message]) -> list[Link]:
     return [
         (message.partition() or 0, message.offset() or 0, value)
         for message in messages
-        for name, value in message.headers() or ()
-        if name in _HEADERS and isinstance(value, bytes)
+        for header in message.headers() or ()
+        if header[0] in _HEADERS and isinstance(value := header[1], bytes)
     ]
 
 

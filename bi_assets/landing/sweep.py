@@ -50,7 +50,10 @@ MERGE INTO meta.snapshot_runs r USING (
 ) f ON r.table_name = {literal(contract.table)} AND r.binlog_file = f._binlog_file AND r.pos = f._binlog_pos
 WHEN MATCHED THEN UPDATE SET is_complete = r.is_complete OR f.is_complete
 WHEN NOT MATCHED THEN INSERT VALUES ({literal(contract.table)}, f._binlog_file, f._binlog_pos, f.taken_at,
-  getvariable('batch_id'), f.is_complete, NOT EXISTS (FROM cdc.{quote(contract.table)}))""")
+  getvariable('batch_id'), f.is_complete,
+  NOT EXISTS (FROM cdc.{quote(contract.table)}) AND NOT EXISTS (
+    FROM landed WHERE _source_ts <= f.taken_at
+      AND (_op <> 'r' OR (_binlog_file, _binlog_pos) <> (f._binlog_file, f._binlog_pos))))""")
 
 
 def vanished(con: duckdb.DuckDBPyConnection, contract: Contract, topic: str) -> Vanished | None:

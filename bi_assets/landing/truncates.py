@@ -20,7 +20,7 @@ SCHEMA = [
     """CREATE TABLE IF NOT EXISTS meta.truncates (
         table_name VARCHAR, topic VARCHAR, partition INTEGER, "offset" BIGINT, server_id BIGINT,
         base VARCHAR, file_number BIGINT, binlog_file VARCHAR, pos BIGINT, "row" BIGINT, gtid VARCHAR,
-        source_ts TIMESTAMP, batch_id BIGINT, closed BIGINT)""",
+        source_ts TIMESTAMP, batch_id BIGINT)""",
 ]
 
 
@@ -31,7 +31,7 @@ INSERT INTO meta.truncates BY NAME
 SELECT {literal(contract.table)} AS table_name, _topic AS topic, _partition AS partition,
   _offset AS "offset", _server_id AS server_id, {BINLOG_BASE} AS base, {BINLOG_NUMBER} AS file_number,
   _binlog_file AS binlog_file, _binlog_pos AS pos, _row AS "row", _gtid AS gtid,
-  _source_ts AS source_ts, getvariable('batch_id') AS batch_id, 0 AS closed
+  _source_ts AS source_ts, getvariable('batch_id') AS batch_id
 FROM decoded d
 WHERE _cause = {literal(TRUNCATED)} AND NOT EXISTS (
   FROM meta.truncates t WHERE t.table_name = {literal(contract.table)} AND t.server_id = d._server_id
@@ -44,7 +44,8 @@ QUALIFY row_number() OVER (PARTITION BY _server_id, _binlog_file, _binlog_pos
 def close(con: duckdb.DuckDBPyConnection, contract: Contract) -> int:
     """Add to `decoded` the deletes that truncates make; return how many.
 
-    A new truncate deletes what the table held; a known one what comes only now and was before it.
+    A new truncate deletes what the table held; a known one what comes only now and was before it: that
+    may be a row that it has deleted already as it was before, see `versions` for which one counts.
     """
     table = literal(contract.table)
     names = ", ".join(quote(name) for name in contract.names)
@@ -65,15 +66,16 @@ WHERE table_name = {table} AND (is_new OR EXISTS (
     (closed,) = one(con, f"""
 INSERT INTO decoded BY NAME
 WITH changes AS (
-  SELECT {names}, {place}, _batch_id FROM cdc.{quote(contract.table)} {of_coming}
-  UNION ALL SELECT {names}, {place}, getvariable('batch_id') FROM decoded WHERE _cause IS NULL
+  SELECT {names}, {place}, _batch_id, false AS is_coming FROM cdc.{quote(contract.table)} {of_coming}
+  UNION ALL
+  SELECT {names}, {place}, getvariable('batch_id'), true FROM decoded WHERE _cause IS NULL
 ),
 before AS (
   SELECT c.*, t.server_id, t.binlog_file, t.pos, t."row", t.gtid, t.source_ts, t.topic, t.partition,
-    t."offset", c.base = t.base AND c._server_id IN (0, t.server_id) AS is_comparable
+    t."offset", t.is_new, c.base = t.base AND c._server_id IN (0, t.server_id) AS is_comparable
   FROM changes c JOIN truncating t ON CASE
     WHEN c.base = t.base AND c._server_id IN (0, t.server_id)
-      THEN (c.file_number, c._binlog_pos, c._row) <= (t.file_number, t.pos, t."row")
+      THEN (c.file_number, c._binlog_pos, c._row) < (t.file_number, t.pos, t."row")
     WHEN c._batch_id = t.batch_id THEN c._partition = t.partition AND c._offset < t."offset"
     ELSE c._batch_id < t.batch_id END
 ),
@@ -88,12 +90,8 @@ last_before AS (
 SELECT {names}, 'd' AS _op, source_ts AS _source_ts, server_id AS _server_id, binlog_file AS _binlog_file,
   pos AS _binlog_pos, "row" AS _row, gtid AS _gtid, 'truncate' AS _snapshot, topic AS _topic,
   partition AS _partition, "offset" AS _offset
-FROM last_before WHERE _op <> 'd'""")  # fmt: skip
-    if closed:
-        con.execute(f"""
-UPDATE meta.truncates t SET closed = closed + n FROM (
-  SELECT _server_id, _binlog_file, _binlog_pos, count(*) AS n FROM decoded
-  WHERE _snapshot = 'truncate' GROUP BY ALL)
-WHERE table_name = {table} AND server_id = _server_id AND binlog_file = _binlog_file
-  AND pos = _binlog_pos""")
+FROM last_before WHERE _op <> 'd' AND (is_new OR is_coming)
+-- Of two truncates without a change between, the first has deleted it.
+QUALIFY row_number() OVER (PARTITION BY {key}, base, file_number, _binlog_pos, _row, _batch_id, _partition,
+  _offset ORDER BY {BINLOG_NUMBER.replace("_binlog_file", "binlog_file")}, pos) = 1""")  # fmt: skip
     return int(closed)
