@@ -268,7 +268,8 @@ named AS (
   SELECT *, coalesce(
       last_value(server IGNORE NULLS) OVER earlier,
       first_value(server IGNORE NULLS) OVER later, 0) AS epoch_server,
-    _op = 'r' AND _snapshot <> 'incremental' AND file_number < max(file_number) OVER before
+    _op = 'r' AND _snapshot <> 'incremental' AND file_number < max(file_number)
+      FILTER (_snapshot <> 'truncate') OVER before  -- which come through any partition
       AS is_of_another_server
   FROM placed
   WINDOW earlier AS (PARTITION BY {key}, base ORDER BY {arrival}

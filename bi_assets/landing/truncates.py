@@ -89,7 +89,7 @@ last_before AS (
 )
 SELECT {names}, 'd' AS _op, source_ts AS _source_ts, server_id AS _server_id, binlog_file AS _binlog_file,
   pos AS _binlog_pos, "row" AS _row, gtid AS _gtid, 'truncate' AS _snapshot, topic AS _topic,
-  partition AS _partition, "offset" AS _offset
+  -1 AS _partition, 0 AS _offset  -- it may have been sent through several
 FROM last_before WHERE _op <> 'd' AND (is_new OR is_coming)
 -- Of two truncates without a change between, the first has deleted it.
 QUALIFY row_number() OVER (PARTITION BY {key}, base, file_number, _binlog_pos, _row, _batch_id, _partition,
