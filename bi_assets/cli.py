@@ -108,7 +108,9 @@ def status(as_json: bool) -> None:
         _print_dicts("Source tables", found["tables"])
         _print_dicts("Marts", found["marts"])
         if found["schema_drift"]:
-            _print_dicts("Columns that no contract names (not stored)", found["schema_drift"])
+            _print_dicts(
+                "Columns that no contract names (not stored), or that are gone", found["schema_drift"]
+            )
         if found["outside_partitions"]:
             console.print(f"{found['outside_partitions']} orders lie outside the partitions (BI_FIRST_DATE).")
         for note in found["notes"]:

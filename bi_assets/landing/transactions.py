@@ -30,21 +30,22 @@ PATIENCE_MINUTES = 5
 _PATIENCE_BEGAN = f"getvariable('landed_at') - INTERVAL {PATIENCE_MINUTES} MINUTE"
 
 _TEXTS = "SELECT try(decode(CAST(value AS BLOB))) AS text FROM messages WHERE value IS NOT NULL"
+# A pattern, since taking the JSON apart once more would cost as much as all the rest; a quote within a
+# value is escaped, so that none can pretend to be this. A truncate has no key.
+_PATTERN = r'"transaction":\s*\{"id":\s*"([^"]+)",\s*"total_order":\s*([0-9]+)'
 _CHANGES = f"""
-SELECT parts[1] AS id, NULL::BIGINT AS expected, list(TRY_CAST(parts[2] AS BIGINT)) AS seen,
-  make_timestamp(1000 * min(TRY_CAST(parts[3] AS BIGINT))) AS made_at
-FROM (
-  SELECT json_extract_string(TRY_CAST(text AS JSON), ['$.transaction.id', '$.transaction.total_order',
-    '$.source.ts_ms', '$.op']) AS parts
-  FROM ({_TEXTS})
-)
-WHERE parts[1] IS NOT NULL AND parts[4] <> 't' GROUP BY id"""
+SELECT part.id, NULL::BIGINT AS expected, list(CAST(part.number AS BIGINT)) AS seen,
+  NULL::TIMESTAMP AS made_at, any_value(text) AS sample
+FROM (SELECT text, regexp_extract(text, {literal(_PATTERN)}, ['id', 'number']) AS part
+      FROM ({_TEXTS} AND key IS NOT NULL))
+WHERE part.id <> '' GROUP BY part.id"""
 _ENDS = """
 SELECT json ->> '$.id' AS id,
   coalesce(list_sum([CAST(t ->> 'event_count' AS BIGINT) FOR t IN
     CAST(json -> '$.data_collections' AS JSON[]) IF list_contains({tables}, t ->> 'data_collection')]), 0)
     AS expected,
-  []::BIGINT[] AS seen, make_timestamp(1000 * CAST(json ->> '$.ts_ms' AS BIGINT)) AS made_at
+  []::BIGINT[] AS seen, make_timestamp(1000 * CAST(json ->> '$.ts_ms' AS BIGINT)) AS made_at,
+  NULL AS sample
 FROM (SELECT TRY_CAST(text AS JSON) AS json FROM ({texts})) WHERE json ->> '$.status' = 'END'"""
 
 
@@ -62,24 +63,32 @@ def record(
     """
     database = settings.topic_prefix.rsplit(".", 1)[-1]
     known = "[" + ", ".join(literal(f"{database}.{table}") for table in tables) + "]"
-    con.execute("CREATE OR REPLACE TEMP TABLE coming AS FROM meta.transactions LIMIT 0")
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE coming AS SELECT *, '' AS sample FROM meta.transactions LIMIT 0"
+    )
     for topics, sql in (
         (map(settings.topic, tables), _CHANGES),
         ([settings.transaction_topic], _ENDS.format(tables=known, texts=_TEXTS)),
     ):
         if messages := [batch.messages[topic] for topic in topics if topic in batch.messages]:
             con.register("messages", pa.concat_tables(messages))
-            con.execute(f"INSERT INTO coming SELECT *, getvariable('landed_at') FROM ({sql})")
+            con.execute(
+                f"INSERT INTO coming BY NAME SELECT *, getvariable('landed_at') AS noticed_at FROM ({sql})"
+            )
             con.unregister("messages")
     con.execute(f"""
 CREATE OR REPLACE TEMP TABLE open_transactions AS
-SELECT id, max(expected) AS expected, list_distinct(flatten(list(seen))) AS seen,
-  min(made_at) AS made_at, min(noticed_at) AS noticed_at
-FROM (FROM meta.transactions UNION ALL FROM coming)
-GROUP BY id
+SELECT id, expected, seen,
+  coalesce(made_at, make_timestamp(1000 * TRY_CAST(json_extract_string(TRY_CAST(sample AS JSON),
+    '$.source.ts_ms') AS BIGINT))) AS made_at, noticed_at
+FROM (
+  SELECT id, max(expected) AS expected, list_distinct(flatten(list(seen))) AS seen,
+    min(made_at) AS made_at, min(noticed_at) AS noticed_at, any_value(sample) AS sample
+  FROM (FROM meta.transactions UNION ALL BY NAME FROM coming)
+  GROUP BY id
+)
 -- What has no end after all this time is a change that was sent again.
-HAVING coalesce(len(list_distinct(flatten(list(seen)))) < max(expected),
-                min(noticed_at) > {_PATIENCE_BEGAN})""")
+WHERE coalesce(len(seen) < expected, noticed_at > {_PATIENCE_BEGAN})""")
     con.execute("DELETE FROM meta.transactions")
     con.execute("INSERT INTO meta.transactions FROM open_transactions")
     since: datetime | None
