@@ -111,6 +111,28 @@ def test_status_tells_how_much_room_everything_takes(environment: dict[str, str]
     assert "dagster 1.0 MB" in call(environment, "status").output
 
 
+def test_sweep_says_where_there_is_nothing_to_sweep(environment: dict[str, str]) -> None:
+    call(environment, "sync")
+    assert "Every row of users that is known" in call(environment, "sweep", "users").output
+    result = call(environment, "sweep", "users", "--apply")
+    assert (result.exit_code, "There is nothing to sweep in users" in result.output) == (1, True)
+    result = call(environment, "sweep", "customers")
+    assert (result.exit_code, "There is no table 'customers'; there are" in result.output) == (1, True)
+
+
+def test_status_tells_of_a_dead_connector(environment: dict[str, str], broker: EmbeddedBroker) -> None:
+    broker.produce("__debezium-heartbeat.shop", b"{}", b'{"ts_ms":1714564800000}', timestamp_ms=1714564800000)
+    broker.flush()
+    assert "No sign of life" not in call(environment, "status").output, "nothing has landed yet"
+    call(environment, "sync")
+    with duckdb.connect(f"{environment['BI_DATA_DIR']}/core.duckdb") as con:
+        con.execute("UPDATE meta.progress SET sent_at = NULL")  # the shop's changes were sent just now
+    result = call(environment, "status", "--json")
+    assert result.exit_code == 1
+    (problem,) = json.loads(result.output)["problems"]
+    assert problem.startswith("No sign of life from the connector since 2024-05-01 12:00:00 (UTC)")
+
+
 def test_explain_shows_the_events_and_the_version_in_force(environment: dict[str, str]) -> None:
     call(environment, "sync")
     told = json.loads(call(environment, "explain", "1", "--json").output)

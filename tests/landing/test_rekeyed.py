@@ -85,7 +85,8 @@ def test_the_headers_of_the_broker_link_the_keys(log: Log, tmp_path: Path) -> No
     """Debezium gives every message headers of its own context."""
     with EmbeddedBroker() as broker:
         for message in log.messages:
-            headers = [("__debezium.context.taskId", b"0"), *message.headers]
+            headers: list[tuple[str, str | bytes | None]] = [("__debezium.context.taskId", b"0")]
+            headers += message.headers
             broker.produce(
                 message.topic, message.key, message.value, partition=message.partition, headers=headers
             )

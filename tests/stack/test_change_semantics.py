@@ -10,7 +10,8 @@ from typing import Any
 import duckdb
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from stack.servers import Stack
 from tests.stack.published import pharmacy_bi, sync
