@@ -7,6 +7,8 @@ columns are set aside until it is changed. A required column that is missing is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import duckdb
 import pyarrow as pa
 
@@ -41,11 +43,11 @@ def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Tabl
     """
     con.register("messages", messages)
     is_small = messages.num_rows <= _EVERY_ROW_UP_TO
-    rows, found, known = _columns(con, contract, "true" if is_small else _SAMPLE)
-    drifts = _drifts(contract, rows, found, known)
+    seen = _columns(con, contract, "true" if is_small else _SAMPLE)
+    drifts = _drifts(contract, seen)
     if drifts and not is_small:
-        rows, found, known = _columns(con, contract, "true")
-        drifts = _drifts(contract, rows, found, known)
+        seen = _columns(con, contract, "true")
+        drifts = _drifts(contract, seen)
     con.unregister("messages")
     for name, (kind, events) in drifts.items():
         con.execute(
@@ -55,10 +57,23 @@ def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Tabl
             "  last_seen = getvariable('landed_at') "
             "WHEN NOT MATCHED THEN INSERT VALUES (s.t, s.c, $events, getvariable('landed_at'), "
             "  getvariable('landed_at'), s.k, $from_start)",
-            {"table": contract.table, "name": name, "kind": kind, "events": events, "from_start": not known},
+            {
+                "table": contract.table,
+                "name": name,
+                "kind": kind,
+                "events": events,
+                "from_start": not seen.known,
+            },
         )
-    if new := sorted(found.keys() & set(contract.names) - known):
+    if new := sorted(seen.found.keys() & set(contract.names) - seen.known):
         con.execute("INSERT INTO meta.shape SELECT ?, UNNEST(?)", [contract.table, new])
+    if seen.rows and (back := sorted(seen.gone - drifts.keys())):
+        # Older rows were read again, or the column came back.
+        con.execute(
+            "DELETE FROM meta.drift "
+            "WHERE table_name = ? AND kind = 'missing' AND list_contains(?, column_name)",
+            [contract.table, back],
+        )
 
 
 def refuse(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table) -> None:
@@ -84,26 +99,30 @@ WHERE _cause IS NULL AND _partition = m.partition AND _offset = m."offset"
     con.unregister("messages")
 
 
-def _drifts(
-    contract: Contract, rows: int, found: dict[str, int], known: set[str]
-) -> dict[str, tuple[str, int]]:
+@dataclass(frozen=True)
+class _Seen:
+    """The columns of `rows` rows: how many have each; which the table had before, and which were missing."""
+
+    rows: int
+    found: dict[str, int]
+    known: set[str]
+    gone: set[str]
+
+
+def _drifts(contract: Contract, seen: _Seen) -> dict[str, tuple[str, int]]:
     """Column name -> kind of drift, and in how many rows."""
-    unknown = {name: ("unknown", found[name]) for name in found.keys() - contract.fields}
+    unknown = {name: ("unknown", seen.found[name]) for name in seen.found.keys() - contract.fields}
     missing = {
-        name: ("missing", rows - found.get(name, 0))
-        for name in known & set(contract.names)
-        if found.get(name, 0) < rows
+        name: ("missing", seen.rows - seen.found.get(name, 0))
+        for name in seen.known & set(contract.names)
+        if seen.found.get(name, 0) < seen.rows
     }
     return {**unknown, **missing}
 
 
-def _columns(
-    con: duckdb.DuckDBPyConnection, contract: Contract, which: str
-) -> tuple[int, dict[str, int], set[str]]:
-    """Count the rows among those of `which`, and of each column name those whose image has it.
-
-    Returns with them the contract's columns that rows have had before.
-    """
+def _columns(con: duckdb.DuckDBPyConnection, contract: Contract, which: str) -> _Seen:
+    """Look at the row images of the messages of `which`."""
+    table = literal(contract.table)
     told = con.execute(f"""
 WITH names AS (
   SELECT json_keys(json, path) AS names FROM ({_IMAGES.format(which=which)})
@@ -112,8 +131,12 @@ WITH names AS (
 SELECT 'rows', NULL, count(*) FROM names
 UNION ALL SELECT 'found', name, count(*)
 FROM (SELECT UNNEST(list_distinct(names)) AS name FROM names) GROUP BY name
-UNION ALL SELECT 'known', column_name, 0 FROM meta.shape WHERE table_name = {literal(contract.table)}
+UNION ALL SELECT 'known', column_name, 0 FROM meta.shape WHERE table_name = {table}
+UNION ALL SELECT 'gone', column_name, 0 FROM meta.drift WHERE table_name = {table} AND kind = 'missing'
 """).fetchall()
-    rows = sum(n for what, _, n in told if what == "rows")
-    found = {name: n for what, name, n in told if what == "found"}
-    return rows, found, {name for what, name, _ in told if what == "known"}
+    return _Seen(
+        rows=sum(n for what, _, n in told if what == "rows"),
+        found={name: n for what, name, n in told if what == "found"},
+        known={name for what, name, _ in told if what == "known"},
+        gone={name for what, name, _ in told if what == "gone"},
+    )

@@ -149,6 +149,19 @@ def test_what_the_contract_has_been_changed_for_is_told_no_longer(platform: Plat
     assert told(platform).problems == []
 
 
+def test_a_column_that_is_there_again_is_told_no_longer(platform: Platform) -> None:
+    log = changed(platform, "report")
+    log.change("users", "c", None, without(whole(2), "clinic_id"))
+    platform.land(log.messages[1:])
+    assert len(told(platform).problems) == 1
+    log.raw("users", log.messages[-1].key, None)
+    platform.land(log.messages[-1:])
+    assert len(told(platform).problems) == 1, "a tombstone has no columns"
+    log.change("users", "c", None, whole(3))
+    platform.land(log.messages[-1:])
+    assert told(platform).problems == []
+
+
 def test_rows_of_another_shape_go_to_quarantine_where_the_contract_says_so(platform: Platform) -> None:
     log = changed(platform, "quarantine")
     log.change("users", "c", None, without(whole(2, clinic="one", email="e"), "clinic_id"))
