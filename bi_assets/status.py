@@ -86,16 +86,25 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
 def explain(warehouse: Warehouse, order_id: int) -> dict[str, Any]:
     """Return an order's row, the events it is made of, and its patient's versions at the time.
 
+    Those under a key that it had before are among them.
+
     Errors: `UserError` where no such order has landed.
     """
     with warehouse.open() as con:
         row = _rows(con, "SELECT * FROM marts.orders_with_discount WHERE order_id = $id", id=order_id)
+        ids = _keys_of(con, order_id)
         events = _rows(
-            con, "SELECT * FROM cdc.orders WHERE id = $id ORDER BY _batch_id, _offset", id=order_id
+            con,
+            "SELECT * FROM cdc.orders WHERE list_contains($ids, id) ORDER BY _batch_id, _offset",
+            ids=ids,
         )
         if not events:
             raise UserError(f"No order {order_id} has landed. `pharmacy-bi sync` lands what Kafka has.")
-        versions = _rows(con, "SELECT * FROM history.orders WHERE id = $id ORDER BY version_no", id=order_id)
+        versions = _rows(
+            con,
+            "SELECT * FROM history.orders WHERE list_contains($ids, id) ORDER BY valid_from, version_no",
+            ids=ids,
+        )
         patient = _rows(con, """
 SELECT u.*, o.date >= u.valid_from AND o.date < u.valid_to AS in_force
 FROM history.users u JOIN history.orders o ON o.user_id = u.id
@@ -111,6 +120,20 @@ ORDER BY u.version_no""", id=order_id)  # fmt: skip
         "patient_versions": patient,
         "item_versions": items,
     }
+
+
+def _keys_of(con: duckdb.DuckDBPyConnection, order_id: int) -> list[int]:
+    """Return an order's key, and those that it had before its key was changed."""
+    ids = [order_id]
+    while found := con.execute(
+        """
+SELECT key FROM (SELECT CAST(rekeyed_from ->> '$.id' AS BIGINT) AS key, valid_from
+  FROM history.orders WHERE id = ? AND rekeyed_from IS NOT NULL)
+WHERE NOT list_contains(?, key) ORDER BY valid_from DESC LIMIT 1""",
+        [ids[-1], ids],
+    ).fetchall():
+        ids.append(found[0][0])
+    return ids
 
 
 def quarantined(warehouse: Warehouse) -> Rows:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from bi_assets.cli import main
 from shop.broker import EmbeddedBroker
 from tests import goldens
+from tests.landing.messages import Log, order
 
 NO_BROKER = "127.0.0.1:1"
 
@@ -140,6 +141,23 @@ def test_explain_shows_the_events_and_the_version_in_force(environment: dict[str
     assert [event["_op"] for event in told["order_events"]] == ["c"]
     assert [version["in_force"] for version in told["patient_versions"]].count(True) == 1
     assert "-4.00" in call(environment, "explain", "1").output
+
+
+def test_explain_shows_what_a_rekeyed_order_was_under_its_old_keys(
+    environment: dict[str, str], broker: EmbeddedBroker
+) -> None:
+    log = Log()
+    log.change("orders", "c", None, order(901))
+    for old, new in ((901, 902), (902, 903), (903, 901)):
+        log.rekey("orders", order(old), order(new))
+    for message in log.messages:
+        broker.produce(message.topic, message.key, message.value, partition=0, headers=list(message.headers))
+    broker.flush()
+    call(environment, "sync")
+    told = json.loads(call(environment, "explain", "901", "--json").output)
+    assert told["row"]["order_id"] == 901
+    assert {event["id"] for event in told["order_events"]} == {901, 902, 903}
+    assert len(told["order_versions"]) == 7
 
 
 def test_explain_of_an_unknown_order_says_so(environment: dict[str, str]) -> None:

@@ -30,6 +30,9 @@ SCHEMA = [
         table_name VARCHAR, binlog_file VARCHAR, pos BIGINT, taken_at TIMESTAMP, first_batch BIGINT,
         is_complete BOOLEAN, is_first BOOLEAN)""",
 ]
+_NEWEST_RUN = """
+FROM meta.snapshot_runs WHERE table_name = $table
+ORDER BY first_batch DESC, taken_at DESC, pos DESC LIMIT 1"""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,10 @@ def vanished(con: duckdb.DuckDBPyConnection, contract: Contract, topic: str) -> 
     There is none while the snapshot, or what Kafka had when it landed, has not landed as a whole.
     """
     run = con.execute(
-        """
-SELECT binlog_file, pos, taken_at, first_batch FROM meta.snapshot_runs
-WHERE table_name = $table AND NOT is_first
-  AND NOT EXISTS (FROM meta.offsets WHERE topic = $topic AND next_offset < end_offset)
-  AND first_batch = (SELECT max(first_batch) FROM meta.snapshot_runs WHERE table_name = $table)
-QUALIFY bool_and(is_complete) OVER () ORDER BY taken_at DESC LIMIT 1""",
+        f"""
+SELECT binlog_file, pos, taken_at, first_batch FROM ({_NEWEST_RUN})
+WHERE is_complete AND NOT is_first
+  AND NOT EXISTS (FROM meta.offsets WHERE topic = $topic AND next_offset < end_offset)""",
         {"table": contract.table, "topic": topic},
     ).fetchall()
     if not run:
@@ -118,7 +119,7 @@ SELECT {names}, NULL::VARCHAR AS _before, 'd' AS _op, r.taken_at AS _source_ts, 
   -1 AS _partition,  -- it is in none
   row_number() OVER () AS _offset, NULL::VARCHAR AS _other_key
 FROM cdc.{quote(contract.table)} SEMI JOIN swept USING ({key}),
-  (FROM meta.snapshot_runs WHERE table_name = $table ORDER BY first_batch DESC, taken_at DESC LIMIT 1) r
+  ({_NEWEST_RUN}) r
 WHERE _valid_to = {OPEN_END}""", {"table": contract.table})  # fmt: skip
     con.execute("CREATE OR REPLACE TEMP VIEW landed AS FROM sweeping")
     versions.append(con, contract, settings.pseudonym_key, settings.business_timezone)

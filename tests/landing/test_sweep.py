@@ -121,6 +121,18 @@ def test_a_snapshot_without_its_last_row_sweeps_nothing(platform: Platform) -> N
     assert vanished(platform) is None
 
 
+def test_a_snapshot_that_was_begun_anew_sweeps_once_it_is_whole(platform: Platform) -> None:
+    """The connector was killed in the midst of it, and begins again."""
+    log = Log()
+    snapshot(log, [user(1), user(2), user(3)], hours=0)
+    snapshot(log, [user(1), user(2)], hours=5, pos=9_000, last=False)
+    platform.land(log.messages)
+    assert vanished(platform) is None
+    snapshot(log, [user(1)], hours=6, pos=9_500)
+    platform.land(log.messages[5:])
+    assert vanished(platform) == [2, 3]
+
+
 def test_a_snapshot_sweeps_nothing_while_a_partition_lags(platform: Platform, log: Log) -> None:
     ends = ends_of([*log.messages, log.change("users", "r", None, user(2), pos=9_000, partition=1)])
     platform.land(log.messages[:-1], ends=ends)
