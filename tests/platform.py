@@ -23,6 +23,7 @@ from bi_assets.refresh.refresh import Refreshed, refresh
 from bi_assets.settings import Settings
 from bi_assets.sql import transaction
 from bi_assets.warehouse import Warehouse
+from shop.broker import EmbeddedBroker
 from tests import oracle
 from tests.oracle import Message
 
@@ -64,6 +65,20 @@ def ends_of(messages: Iterable[Message], *, cluster: str = CLUSTER) -> dict[Part
         where = partition(message.topic, message.partition, cluster=cluster)
         ends[where] = max(ends.get(where, 0), message.offset + 1)
     return ends
+
+
+def produce(broker: EmbeddedBroker, messages: Iterable[Message], *, prefix: str = "shop.shop") -> None:
+    """Send messages with their headers and times, to topics of this prefix; wait until they are there."""
+    for message in messages:
+        broker.produce(
+            message.topic.replace("shop.shop", prefix),
+            message.key,
+            message.value,
+            partition=message.partition,
+            headers=list(message.headers),
+            timestamp_ms=message.timestamp_ms,
+        )
+    broker.flush()
 
 
 class Platform:

@@ -15,6 +15,7 @@ from bi_assets.cli import main
 from shop.broker import EmbeddedBroker
 from tests import goldens
 from tests.landing.messages import Log, order
+from tests.platform import produce
 
 NO_BROKER = "127.0.0.1:1"
 
@@ -150,9 +151,7 @@ def test_explain_shows_what_a_rekeyed_order_was_under_its_old_keys(
     log.change("orders", "c", None, order(901))
     for old, new in ((901, 902), (902, 903), (903, 901)):
         log.rekey("orders", order(old), order(new))
-    for message in log.messages:
-        broker.produce(message.topic, message.key, message.value, partition=0, headers=list(message.headers))
-    broker.flush()
+    produce(broker, log.messages)
     call(environment, "sync")
     told = json.loads(call(environment, "explain", "901", "--json").output)
     assert told["row"]["order_id"] == 901

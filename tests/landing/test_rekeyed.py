@@ -14,7 +14,7 @@ from bi_assets.warehouse import Warehouse
 from shop.broker import EmbeddedBroker
 from tests.histories import TABLES
 from tests.landing.messages import Log, order, user
-from tests.platform import Platform, assert_as_the_oracle, contracts, marts, published
+from tests.platform import Platform, assert_as_the_oracle, contracts, marts, produce, published
 
 
 @pytest.fixture
@@ -84,13 +84,8 @@ def test_the_other_key_of_a_patient_is_a_token() -> None:
 def test_the_headers_of_the_broker_link_the_keys(log: Log, tmp_path: Path) -> None:
     """Debezium gives every message headers of its own context."""
     with EmbeddedBroker() as broker:
-        for message in log.messages:
-            headers: list[tuple[str, str | bytes | None]] = [("__debezium.context.taskId", b"0")]
-            headers += message.headers
-            broker.produce(
-                message.topic, message.key, message.value, partition=message.partition, headers=headers
-            )
-        broker.flush()
+        context = ("__debezium.context.taskId", b"0")
+        produce(broker, [m._replace(headers=(context, *m.headers)) for m in log.messages])
         settings = Settings(bootstrap_servers=broker.bootstrap_servers, data_dir=tmp_path)
         sync(Warehouse(settings, contracts(*TABLES), marts()))
     assert [row["order_id"] for row in published(settings)["orders_with_discount"]] == [9]
