@@ -16,6 +16,7 @@ from bi_assets import __version__, running
 from bi_assets import status as state
 from bi_assets.demo import demo as run_demo
 from bi_assets.errors import UserError
+from bi_assets.micro_batch import sweep as run_sweep
 from bi_assets.micro_batch import sync as run_sync
 from bi_assets.outputs.preview import first_results
 from bi_assets.platform import warehouse
@@ -107,7 +108,9 @@ def status(as_json: bool) -> None:
         _print_dicts("Source tables", found["tables"])
         _print_dicts("Marts", found["marts"])
         if found["schema_drift"]:
-            _print_dicts("Columns that no contract names (not stored)", found["schema_drift"])
+            _print_dicts(
+                "Columns that no contract names (not stored), or that are gone", found["schema_drift"]
+            )
         if found["outside_partitions"]:
             console.print(f"{found['outside_partitions']} orders lie outside the partitions (BI_FIRST_DATE).")
         for note in found["notes"]:
@@ -154,6 +157,26 @@ def quarantine_list(as_json: bool) -> None:
         _print_dicts("Quarantine", rows)
     else:
         console.print("Nothing is in quarantine.")
+
+
+@main.command()
+@click.argument("table")
+@click.option("--apply", is_flag=True, help="Delete them here, too, as of the snapshot.")
+@as_json
+@told_plainly
+def sweep(table: str, apply: bool, as_json: bool) -> None:
+    """List the rows of TABLE that its newest snapshot no longer holds."""
+    found = run_sweep(warehouse(Settings.from_environment()), table, apply=apply)
+    rows = found.rows if found else []
+    if as_json:
+        _print_json({"taken_at": found.taken_at if found else None, "rows": rows, "applied": apply})
+    elif not found or not rows:
+        console.print(f"Every row of {table} that is known is in its newest snapshot, or there was one only.")
+    else:
+        what = "deleted" if apply else "not in"
+        _print_dicts(f"Rows of {table} {what}: snapshot of {found.taken_at} (UTC)", rows)
+        if not apply:
+            console.print(f"`pharmacy-bi sweep {table} --apply` deletes them here, too.")
 
 
 port = click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI, on loopback.")

@@ -17,6 +17,7 @@ import duckdb
 from confluent_kafka import KafkaException
 
 from bi_assets.errors import UserError
+from bi_assets.landing import sweep as sweeping
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.kafka import KafkaSource
 from bi_assets.landing.land import Landed, land
@@ -242,6 +243,25 @@ def _timed(outcome: Outcome, step: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     outcome.took[step] = time.monotonic() - started
+
+
+def sweep(warehouse: Warehouse, table: str, *, apply: bool) -> sweeping.Vanished | None:
+    """Return the rows of a table that its newest snapshot no longer holds; with `apply` delete them.
+
+    None where there is no snapshot to ask. Errors: `UserError` for an unknown table, or where there is
+    nothing to apply.
+    """
+    contract, settings = warehouse.contracts.get(table), warehouse.settings
+    if contract is None:
+        raise UserError(f"There is no table {table!r}; there are {', '.join(warehouse.contracts)}.")
+    with warehouse.open(evolve=apply) as con:
+        if not apply:
+            return sweeping.vanished(con, contract, settings.topic(table))
+        with transaction(con):
+            swept = sweeping.apply(con, contract, frozenset(warehouse.contracts), settings)
+        refresh.refresh(con, warehouse.marts, scheduled=True)
+        publish(con, warehouse.marts, settings)
+    return swept
 
 
 def recompute(warehouse: Warehouse, mart: Mart, days: Sequence[date] | None) -> Refreshed:

@@ -88,6 +88,11 @@ class Settings:
         """Debezium's heartbeat topic: its `topic.prefix` is the first part of ours."""
         return "__debezium-heartbeat." + self.topic_prefix.rsplit(".", 1)[0]
 
+    @property
+    def transaction_topic(self) -> str:
+        """Debezium's topic of transactions, where it is told to write one."""
+        return self.topic_prefix.rsplit(".", 1)[0] + ".transaction"
+
     def topic(self, table: str) -> str:
         """The topic that carries the changes of a source table."""
         return f"{self.topic_prefix}.{table}"

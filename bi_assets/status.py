@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from bi_assets import source_status
 from bi_assets.errors import UserError
 from bi_assets.landing.land import COUNTS
 from bi_assets.landing.offsets import landed_offsets, unread_messages
@@ -44,6 +45,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
             found |= row
         landed, unread = landed_offsets(con), unread_messages(con)
         last = last_publication(con)
+        source = source_status.tell(con, warehouse.contracts, settings)
     found["published"] = last.told() if last else None
     found["problems"] = [f"left out: {fault}" for fault in warehouse.faults]
     state = topic_state(settings, warehouse.topics, landed, unread)
@@ -57,9 +59,14 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         (loss["topic"], loss["partition"], loss["first_offset"], loss["last_offset"])
         for loss in found["losses"]
     )
+    unread_heartbeats = state.lag.get(settings.heartbeat_topic, 0) if state.lag else None
+    with warehouse.open() as con:
+        alive = source_status.life(con, unread_heartbeats)
+    found["problems"] += [*alive.problems, *source.problems]
     found["notes"] = state.notes + told_restarts(
         (again["topic"], again["partition"], again["landed_offset"]) for again in found["restarts"]
     )
+    found["notes"] += [*alive.notes, *source.notes]
     if last and (every := spacing(last.seconds)):
         found["notes"].append(
             f"A publication takes {last.seconds:.1f} s ({last.bytes / 1e6:,.0f} MB, {last.how}): "
@@ -81,16 +88,25 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
 def explain(warehouse: Warehouse, order_id: int) -> dict[str, Any]:
     """Return an order's row, the events it is made of, and its patient's versions at the time.
 
+    Those under a key that it had before are among them.
+
     Errors: `UserError` where no such order has landed.
     """
     with warehouse.open() as con:
         row = _rows(con, "SELECT * FROM marts.orders_with_discount WHERE order_id = $id", id=order_id)
+        ids = _keys_of(con, order_id)
         events = _rows(
-            con, "SELECT * FROM cdc.orders WHERE id = $id ORDER BY _batch_id, _offset", id=order_id
+            con,
+            "SELECT * FROM cdc.orders WHERE list_contains($ids, id) ORDER BY _batch_id, _offset",
+            ids=ids,
         )
         if not events:
             raise UserError(f"No order {order_id} has landed. `pharmacy-bi sync` lands what Kafka has.")
-        versions = _rows(con, "SELECT * FROM history.orders WHERE id = $id ORDER BY version_no", id=order_id)
+        versions = _rows(
+            con,
+            "SELECT * FROM history.orders WHERE list_contains($ids, id) ORDER BY valid_from, version_no",
+            ids=ids,
+        )
         patient = _rows(con, """
 SELECT u.*, o.date >= u.valid_from AND o.date < u.valid_to AS in_force
 FROM history.users u JOIN history.orders o ON o.user_id = u.id
@@ -106,6 +122,20 @@ ORDER BY u.version_no""", id=order_id)  # fmt: skip
         "patient_versions": patient,
         "item_versions": items,
     }
+
+
+def _keys_of(con: duckdb.DuckDBPyConnection, order_id: int) -> list[int]:
+    """Return an order's key, and those that it had before its key was changed."""
+    ids = [order_id]
+    while found := con.execute(
+        """
+SELECT key FROM (SELECT CAST(rekeyed_from ->> '$.id' AS BIGINT) AS key, valid_from
+  FROM history.orders WHERE id = ? AND rekeyed_from IS NOT NULL)
+WHERE NOT list_contains(?, key) ORDER BY valid_from DESC LIMIT 1""",
+        [ids[-1], ids],
+    ).fetchall():
+        ids.append(found[0][0])
+    return ids
 
 
 def quarantined(warehouse: Warehouse) -> Rows:

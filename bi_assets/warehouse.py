@@ -18,7 +18,17 @@ import duckdb
 from bi_assets.contracts.contract import Contract
 from bi_assets.errors import UserError
 from bi_assets.history import touched, versions
-from bi_assets.landing import change_log, drift, land, offsets, quarantine
+from bi_assets.landing import (
+    change_log,
+    clocks,
+    drift,
+    land,
+    offsets,
+    quarantine,
+    sweep,
+    transactions,
+    truncates,
+)
 from bi_assets.landing.wall_time import macros
 from bi_assets.outputs import generations
 from bi_assets.refresh import changed, refresh
@@ -46,8 +56,12 @@ class Warehouse:
 
     @property
     def topics(self) -> list[str]:
-        """The topics that are read: the connector's heartbeat, and that of each source table."""
-        return [self.settings.heartbeat_topic, *map(self.settings.topic, self.contracts)]
+        """The topics that are read: the connector's heartbeat and transactions, and that of each table."""
+        return [
+            self.settings.heartbeat_topic,
+            self.settings.transaction_topic,
+            *map(self.settings.topic, self.contracts),
+        ]
 
     @contextmanager
     def open(self, *, evolve: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -93,7 +107,8 @@ class Warehouse:
 
     def _tables(self) -> list[str]:
         statements = [f"CREATE SCHEMA IF NOT EXISTS {s}" for s in ("cdc", "history", "state", "marts")]
-        for module in (land, offsets, drift, quarantine, touched, refresh, changed, generations):
+        landing = (land, offsets, drift, quarantine, clocks, sweep, transactions, truncates)
+        for module in (*landing, touched, refresh, changed, generations):
             statements += module.SCHEMA
         for contract in self.contracts.values():
             statements += change_log.create_sql(contract, self.settings.pseudonym_key)

@@ -39,6 +39,7 @@ class Stack:
         self.mysql: dict[str, Any] = mariadb.connect_parameters(self._mariadb_port)
         """What pymysql.connect wants, to be the shop on its database."""
         self._connector_file = self.folder / "connector.json"
+        self._connector_settings: dict[str, str] = {}
         self._fetched: Fetched | None = None
         self._mariadb: Server | None = None
         self._kafka: Server | None = None
@@ -91,13 +92,15 @@ class Stack:
                 for statement in mysql_ddl():
                     cursor.execute(statement)
 
-    def start_connector(self) -> None:
+    def start_connector(self, **settings: str) -> None:
         """Start the Debezium connector: first its snapshot of the shop, then every change.
 
-        Returns once its task runs; see `wait_delivered`. The connector comes back with
-        `start_connect`. Raises StackError if Connect refuses it or the task fails.
+        `settings` (`_` for `.`) are added to those of the connector's file, and stay. Returns once its
+        task runs; see `wait_delivered`. The connector comes back with `start_connect`. Raises
+        StackError if Connect refuses it or the task fails.
         """
         worker = _entered(self._connect)
+        self._connector_settings |= {name.replace("_", "."): value for name, value in settings.items()}
         config = self._write_connector()
         connect.request(f"{self._connector_url}/config", method="PUT", body=config)
         self._wait_connector(worker)
@@ -167,6 +170,7 @@ class Stack:
             DATABASE_SERVER_ID="184054",
             CONNECT_BOOTSTRAP_SERVERS=self.bootstrap_servers,
         )
+        config |= self._connector_settings
         named = {"name": connect.CONNECTOR_NAME, "config": config}
         self._connector_file.write_text(json.dumps(named))
         return config

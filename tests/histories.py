@@ -8,6 +8,7 @@ Hypothesis can shrink it: to a world where one history has a few actions and the
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import zlib
 from collections import defaultdict
@@ -28,6 +29,7 @@ PARTITIONS = 3
 HISTORIES = 30
 _DISCOUNTS = (None, 0.0, -0.0, -5.0, -5.0, -7.5, -12.25, -100.0)
 _AMOUNTS = ("0.00", "19.99", "100.00", "100.01", "250.50", "1234.56")
+_FUTURE_MS = int(datetime(2099, 1, 1, tzinfo=UTC).timestamp()) * 1000
 _START = datetime(2024, 3, 30, 20, tzinfo=UTC)
 
 
@@ -85,6 +87,7 @@ class _Change:
     before: Row | None
     after: Row | None
     place: dict[str, Any]
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class _Connector:
@@ -101,6 +104,8 @@ class _Connector:
         self._server, self._file, self._pos, self._row = 1, 1, 1_000, 0
         self._base = "binlog"
         self._snapshots = self._rng.random() < 0.7
+        # Where servers change, what a truncate deletes depends on what had landed.
+        self._truncates = self._rng.random() < 0.3
         self._sent: list[_Change] = []
         self._state: dict[str, dict[int, Row]] = {table: {} for table in TABLES}
         self._messages: list[Message] = []
@@ -109,7 +114,7 @@ class _Connector:
     def run(self) -> list[Message]:
         steps = {
             self._rotate: 0.03,
-            self._fail_over: 0.01,
+            self._fail_over: 0 if self._truncates else 0.01,
             self._restart: 0.03,
             self._snapshot_again: 0.01 if self._snapshots else 0,
         }
@@ -129,6 +134,9 @@ class _Connector:
             except StopIteration:
                 alive.remove(history)
                 continue
+            if self._truncates and self._rng.random() < 0.01:
+                self._truncate(silent=unborn is not None)
+                self._tick()
             for table, op, before, after in act(self._state, self._now):
                 self._apply(table, op, before, after, silent=unborn is not None)
             if unborn and self._rng.random() < 0.05:
@@ -137,6 +145,13 @@ class _Connector:
         if unborn:
             unborn()
         return self._messages
+
+    def _truncate(self, *, silent: bool) -> None:
+        table = self._rng.choice(TABLES)
+        self._state[table].clear()
+        if not silent:
+            self._send(_Change(table, "t", None, None, self._place()))
+            self._row += 1
 
     def _tick(self) -> None:
         # mostly within a second or two: ties are what goes wrong
@@ -149,40 +164,65 @@ class _Connector:
             self._row += 1
 
     def _apply(self, table: str, op: str, before: Row | None, after: Row | None, *, silent: bool) -> None:
-        image = after or before
-        assert image is not None
-        if after is None:
-            del self._state[table][image["id"]]
+        if before is not None:
+            self._state[table].pop(before["id"], None)
+        if after is not None:
+            self._state[table][after["id"]] = after
+        if silent:
+            return
+        place = self._place()
+        if before and after and before["id"] != after["id"]:  # Debezium makes two changes of it
+            old, new = ({"id": row["id"]} for row in (before, after))
+            newkey, oldkey = (json.dumps(key, separators=(",", ":")).encode() for key in (new, old))
+            self._send(_Change(table, "d", before, None, place, (("__debezium.newkey", newkey),)))
+            self._send(_Change(table, "c", None, after, place, (("__debezium.oldkey", oldkey),)))
         else:
-            self._state[table][image["id"]] = after
-        if not silent:
-            place = {
-                "source_ts_ms": self._clock(),
-                "file": f"{self._base}.{self._file:06d}",
-                "pos": self._pos,
-                "row": self._row,
-                "server_id": self._server,
-            }
             self._send(_Change(table, op, before, after, place))
-            self._row += 1
+        self._row += 1
+
+    def _place(self) -> dict[str, Any]:
+        return {
+            "source_ts_ms": self._clock(),
+            "file": f"{self._base}.{self._file:06d}",
+            "pos": self._pos,
+            "row": self._row,
+            "server_id": self._server,
+        }
 
     def _clock(self) -> int:
-        """Source time: whole seconds, and after a failover the other server's, a little behind."""
+        """Source time: whole seconds; after a failover the other server's, a little behind; or nonsense."""
+        if self._rng.random() < 0.01:
+            return _FUTURE_MS
         behind = 3 if self._server > 1 else 0
         return (int(self._now.timestamp()) - behind) * 1000
 
     def _send(self, change: _Change) -> None:
-        key, value = envelope(change.table, change.op, change.before, change.after, **change.place, ts_ms=0)
-        self._produce(change.table, key, value)
-        if change.op == "d" and self._rng.random() < 0.9:  # a crash may lose the tombstone
-            self._produce(change.table, key, None)
+        if change.op == "t":
+            _, value = envelope(change.table, "d", {"id": 0}, None, **change.place, ts_ms=0)
+            value = value.replace(b'"before":{"id":0}', b'"before":null').replace(b'"op":"d"', b'"op":"t"')
+            self._produce(change.table, None, value)
+        else:
+            key, value = envelope(
+                change.table, change.op, change.before, change.after, **change.place, ts_ms=0
+            )
+            self._produce(change.table, key, value, change.headers)
+            if change.op == "d" and self._rng.random() < 0.9:  # a crash may lose the tombstone
+                self._produce(change.table, key, None)
         if change.op != "r":
             self._sent.append(change)
 
-    def _produce(self, table: str, key: bytes, value: bytes | None) -> None:
-        name, number = topic(table), zlib.crc32(key) % PARTITIONS
+    def _produce(
+        self,
+        table: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> None:
+        name = topic(table)
+        number = self._rng.randrange(PARTITIONS) if key is None else zlib.crc32(key) % PARTITIONS
         offset = self._offsets[name, number]
-        self._messages.append(Message(name, number, offset, key, value))
+        sent_ms = int(self._now.timestamp() * 1000)
+        self._messages.append(Message(name, number, offset, key, value, sent_ms, headers))
         # the markers of a transaction take offsets too
         self._offsets[name, number] += self._rng.choice([1, 1, 1, 1, 1, 1, 1, 1, 1, 2])
 
@@ -265,6 +305,7 @@ class _Actions:
             (self.correct_order, 4),
             (self.cancel_order, 1),
             (self.delete_order, 1),
+            (self.rekey, 1),
             (self.refund, 2),
             (self.item, 2),
         ]
@@ -339,6 +380,11 @@ class _Actions:
     def delete_order(self, state: State, now: datetime) -> list[Step]:
         row = self._any(state, "orders")
         return [("orders", "d", row, None)] if row else []
+
+    def rekey(self, state: State, now: datetime) -> list[Step]:
+        table = self._rng.choice(TABLES)
+        row, key = self._any(state, table), self._new(state, table)
+        return [(table, "u", row, {**row, "id": key})] if row and key is not None else []
 
     def refund(self, state: State, now: datetime) -> list[Step]:
         if self._rng.random() < 0.5:

@@ -12,7 +12,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any, NamedTuple
@@ -25,13 +25,15 @@ Key = tuple[int | str, ...]
 
 
 class Message(NamedTuple):
-    """One Kafka message; `value` None is a tombstone."""
+    """One Kafka message; `value` None is a tombstone, `timestamp_ms` 0 unknown."""
 
     topic: str
     partition: int
     offset: int
     key: bytes | None
     value: bytes | None
+    timestamp_ms: int = 0
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Version:
     valid_to: datetime | None
     is_exact: bool
     is_deleted: bool
+    other_key: bytes | None = None
+    """Of a changed primary key: the one before, of a deleted version the one under which it goes on."""
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
@@ -105,6 +109,7 @@ class _Change:
     pos: int
     row: int
     is_incremental: bool
+    other_key: bytes | None = None
 
     @property
     def is_snapshot(self) -> bool:
@@ -253,14 +258,65 @@ def _change(table: str, message: Message) -> _Change:
         op=op,
         before=before,
         after=after,
-        source_time=_wall_time(source.get("ts_ms")),
+        source_time=_source_time(source, message.timestamp_ms),
         server_id=_integer(source.get("server_id")),
         binlog_base=base,
         binlog_number=int(number),
         pos=_integer(source.get("pos")),
         row=_integer(source.get("row")),
         is_incremental=source.get("snapshot") == "incremental",
+        other_key=dict(message.headers).get(
+            "__debezium.newkey" if op == "d" else "__debezium.oldkey",
+        ),
     )
+
+
+def _source_time(source: dict[str, Any], sent_ms: int) -> datetime:
+    """Return when a change was made: not more than five minutes after it was written to Kafka."""
+    told = _wall_time(source.get("ts_ms"))
+    sent = _wall_time(sent_ms)
+    return sent if sent_ms and told > sent + timedelta(minutes=5) else told
+
+
+def _truncates(messages: Iterable[Message], table: str) -> list[_Change]:
+    """Return a table's truncates by their place, as deletes of no row, each once."""
+    found: dict[tuple[object, ...], _Change] = {}
+    for message in messages:
+        if message.topic != f"shop.shop.{table}" or message.value is None:
+            continue
+        try:
+            envelope = _parse(message.value)
+        except _MalformedError:
+            continue
+        if envelope.get("op") != "t" or envelope.get("after") is not None:
+            continue
+        source = _object(envelope.get("source"))
+        base, _, number = source["file"].rpartition(".")
+        place = (source["server_id"], base, int(number), source["pos"], source["row"])
+        found.setdefault(
+            place, _Change((), "d", None, None, _source_time(source, message.timestamp_ms), *place, False)
+        )
+    return sorted(found.values(), key=lambda truncate: truncate.place)
+
+
+def _truncated(changes: Sequence[_Change], truncates: Sequence[_Change]) -> list[_Change]:
+    """Add the deletes that truncates make of a key: of what was there at that place in the binlog.
+
+    Only of changes whose place can be compared with the truncate's.
+    """
+    known = list(changes)
+    for truncate in truncates:
+        before = [
+            change
+            for change in known
+            if change.binlog_base == truncate.binlog_base
+            and change.server_id in (0, truncate.server_id)
+            and change.place <= truncate.place
+        ]
+        last = max(before, key=lambda change: change.place, default=None)
+        if last is not None and last.op != "d":
+            known.append(replace(truncate, key=last.key, before=last.after))
+    return known
 
 
 def _changes(messages: Iterable[Message], table: str) -> dict[Key, list[_Change]]:
@@ -289,7 +345,8 @@ def _changes(messages: Iterable[Message], table: str) -> dict[Key, list[_Change]
                 continue
             seen[identity].append(change)
         by_key[change.key].append(change)
-    return dict(by_key)
+    truncates = _truncates(landed.values(), table)
+    return {key: _truncated(changes, truncates) for key, changes in by_key.items()}
 
 
 def _same_row(one: Row | None, other: Row | None) -> bool:
@@ -356,13 +413,11 @@ def _versions(changes: Sequence[_Change]) -> list[Version]:
                 valid_to=None,
                 is_exact=not change.is_snapshot,
                 is_deleted=change.op == "d",
+                other_key=change.other_key,
             )
         )
     ends = [draft.valid_from for draft in drafts[1:]]
-    return [
-        Version(d.number, d.values, d.valid_from, end, d.is_exact, d.is_deleted)
-        for d, end in zip(drafts, [*ends, None], strict=True)
-    ]
+    return [replace(d, valid_to=end) for d, end in zip(drafts, [*ends, None], strict=True)]
 
 
 def history(messages: Iterable[Message], table: str) -> dict[Key, list[Version]]:
@@ -473,6 +528,8 @@ def _orders_with_discount(
     rows: list[Row] = []
     for (order_id,), versions in sorted(history(messages, "orders").items()):
         latest = versions[-1]
+        if latest.is_deleted and latest.other_key is not None:
+            continue  # it goes on under another key
         order = latest.values
         ordered_at = _utc(order["date"], source_zone)
         match = _match(patients.get((order["user_id"],), ()), ordered_at)

@@ -23,6 +23,7 @@ from bi_assets.refresh.refresh import Refreshed, refresh
 from bi_assets.settings import Settings
 from bi_assets.sql import transaction
 from bi_assets.warehouse import Warehouse
+from shop.broker import EmbeddedBroker
 from tests import oracle
 from tests.oracle import Message
 
@@ -64,6 +65,20 @@ def ends_of(messages: Iterable[Message], *, cluster: str = CLUSTER) -> dict[Part
         where = partition(message.topic, message.partition, cluster=cluster)
         ends[where] = max(ends.get(where, 0), message.offset + 1)
     return ends
+
+
+def produce(broker: EmbeddedBroker, messages: Iterable[Message], *, prefix: str = "shop.shop") -> None:
+    """Send messages with their headers and times, to topics of this prefix; wait until they are there."""
+    for message in messages:
+        broker.produce(
+            message.topic.replace("shop.shop", prefix),
+            message.key,
+            message.value,
+            partition=message.partition,
+            headers=list(message.headers),
+            timestamp_ms=message.timestamp_ms,
+        )
+    broker.flush()
 
 
 class Platform:
@@ -127,6 +142,7 @@ class Platform:
             end_offsets=dict(known),
             read_at=read_at,
             losses=losses,
+            links={topic: links for topic, found in rows.items() if (links := _links(found))},
         )
 
     def land(
@@ -223,11 +239,15 @@ def _equal(found: object, expected: object) -> bool:
     return found == expected
 
 
+def _links(messages: Sequence[Message]) -> list[tuple[int, int, bytes]]:
+    return [(m.partition, m.offset, key) for m in messages for _, key in m.headers]
+
+
 def _table(messages: Sequence[Message]) -> pa.Table:
     columns = (
         [m.partition for m in messages],
         [m.offset for m in messages],
-        [0 for _ in messages],
+        [m.timestamp_ms for m in messages],
         [m.key for m in messages],
         [m.value for m in messages],
     )

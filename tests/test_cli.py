@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 from bi_assets.cli import main
 from shop.broker import EmbeddedBroker
 from tests import goldens
+from tests.landing.messages import Log, order
+from tests.platform import produce
 
 NO_BROKER = "127.0.0.1:1"
 
@@ -111,6 +113,28 @@ def test_status_tells_how_much_room_everything_takes(environment: dict[str, str]
     assert "dagster 1.0 MB" in call(environment, "status").output
 
 
+def test_sweep_says_where_there_is_nothing_to_sweep(environment: dict[str, str]) -> None:
+    call(environment, "sync")
+    assert "Every row of users that is known" in call(environment, "sweep", "users").output
+    result = call(environment, "sweep", "users", "--apply")
+    assert (result.exit_code, "There is nothing to sweep in users" in result.output) == (1, True)
+    result = call(environment, "sweep", "customers")
+    assert (result.exit_code, "There is no table 'customers'; there are" in result.output) == (1, True)
+
+
+def test_status_tells_of_a_dead_connector(environment: dict[str, str], broker: EmbeddedBroker) -> None:
+    broker.produce("__debezium-heartbeat.shop", b"{}", b'{"ts_ms":1714564800000}', timestamp_ms=1714564800000)
+    broker.flush()
+    assert "No sign of life" not in call(environment, "status").output, "nothing has landed yet"
+    call(environment, "sync")
+    with duckdb.connect(f"{environment['BI_DATA_DIR']}/core.duckdb") as con:
+        con.execute("UPDATE meta.progress SET sent_at = NULL")  # the shop's changes were sent just now
+    result = call(environment, "status", "--json")
+    assert result.exit_code == 1
+    (problem,) = json.loads(result.output)["problems"]
+    assert problem.startswith("No sign of life from the connector since 2024-05-01 12:00:00 (UTC)")
+
+
 def test_explain_shows_the_events_and_the_version_in_force(environment: dict[str, str]) -> None:
     call(environment, "sync")
     told = json.loads(call(environment, "explain", "1", "--json").output)
@@ -118,6 +142,21 @@ def test_explain_shows_the_events_and_the_version_in_force(environment: dict[str
     assert [event["_op"] for event in told["order_events"]] == ["c"]
     assert [version["in_force"] for version in told["patient_versions"]].count(True) == 1
     assert "-4.00" in call(environment, "explain", "1").output
+
+
+def test_explain_shows_what_a_rekeyed_order_was_under_its_old_keys(
+    environment: dict[str, str], broker: EmbeddedBroker
+) -> None:
+    log = Log()
+    log.change("orders", "c", None, order(901))
+    for old, new in ((901, 902), (902, 903), (903, 901)):
+        log.rekey("orders", order(old), order(new))
+    produce(broker, log.messages)
+    call(environment, "sync")
+    told = json.loads(call(environment, "explain", "901", "--json").output)
+    assert told["row"]["order_id"] == 901
+    assert {event["id"] for event in told["order_events"]} == {901, 902, 903}
+    assert len(told["order_versions"]) == 7
 
 
 def test_explain_of_an_unknown_order_says_so(environment: dict[str, str]) -> None:

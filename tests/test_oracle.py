@@ -1,6 +1,7 @@
 """The oracle itself: the goldens, and the rules of order and identity by hand-made cases."""
 
 import csv
+import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -385,6 +386,50 @@ def test_malformed_messages_and_tombstones_are_skipped(
     log.raw("users", key, value)
     log.user("u", -5, -6, pos=200, seconds=10)
     assert log.discounts() == [-5, -6]
+
+
+def truncate(pos: int) -> bytes:
+    """Return a truncate of the table of patients."""
+    told = json.loads(USER) | {"op": "t", "before": None, "after": None}
+    told["source"] |= {"pos": pos, "ts_ms": int(T0.timestamp() + 30) * 1000}
+    return json.dumps(told).encode()
+
+
+def test_a_truncate_deletes_what_was_before_it_in_the_binlog_and_only_once(log: Log) -> None:
+    log.raw("users", None, truncate(pos=300))
+    log.user("c", ..., -5, pos=100)
+    log.user("u", -5, -6, pos=200, seconds=10)
+    log.user("c", ..., -7, pos=400, seconds=40)
+    log.raw("users", None, truncate(pos=300))
+    assert log.discounts() == [-5, -6, -6, -7]
+    deleted = oracle.history(log.messages, "users")[1,][2]
+    assert (deleted.is_deleted, deleted.valid_from, deleted.valid_to) == (True, at(30), at(40))
+
+
+def test_a_truncate_deletes_nothing_that_was_deleted(log: Log) -> None:
+    log.user("c", ..., -5, pos=100)
+    log.user("d", -5, ..., pos=200, seconds=10)
+    log.raw("users", None, truncate(pos=300))
+    assert log.discounts() == [-5, -5]
+
+
+def test_an_order_whose_key_changed_is_counted_under_its_new_key(log: Log) -> None:
+    one, two, three = ({"id": n, "user_id": 1, "amount_total": 10, "date": T0} for n in (1, 2, 3))
+    log.change("orders", "c", None, one, pos=5)
+    log.change("orders", "c", None, two, pos=6)
+    log.change("orders", "d", one, None, pos=10)
+    log.messages[-1] = log.messages[-1]._replace(headers=(("__debezium.newkey", b'{"id":3}'),))
+    log.change("orders", "c", None, three, pos=10)
+    rows = oracle.marts(log.messages)["orders_with_discount"]
+    assert [row["order_id"] for row in rows] == [2, 3]
+
+
+@pytest.mark.parametrize(("ahead", "valid_from"), [(299, 299), (301, 0)])
+def test_a_change_from_the_future_was_made_when_it_was_sent(log: Log, ahead: int, valid_from: int) -> None:
+    log.user("c", ..., -5, seconds=ahead)
+    log.messages[-1] = log.messages[-1]._replace(timestamp_ms=int(T0.timestamp()) * 1000)
+    (version,) = oracle.history(log.messages, "users")[1,]
+    assert version.valid_from == at(valid_from)
 
 
 def test_heartbeats_are_no_rows(log: Log) -> None:

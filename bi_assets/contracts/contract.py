@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 CONTRACTS = Path(__file__).parent
+SCHEMA_CHANGES = ("report", "accept", "quarantine")
 PRIVACY_CLASSES = ("key", "business", "pseudonym", "excluded")
 _STORED = {
     "bigint": "BIGINT",
@@ -58,7 +59,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Contract:
-    """A source table: its key and its columns, in the file's order, excluded ones apart."""
+    """A source table: its key and its columns, in the file's order, excluded ones apart.
+
+    `schema_changes` is what becomes of rows whose columns are not the contract's; see `landing.drift`.
+    """
 
     table: str
     meaning: str
@@ -66,6 +70,7 @@ class Contract:
     columns: tuple[Column, ...]
     excluded: tuple[str, ...]
     business_date: str | None = None
+    schema_changes: str = "report"
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -96,7 +101,13 @@ def load_contract(path: Path) -> Contract:
         columns=tuple(column for column in columns if column.privacy != "excluded"),
         excluded=tuple(column.name for column in columns if column.privacy == "excluded"),
         business_date=raw.get("business_date"),
+        schema_changes=raw.get("schema_changes", "report"),
     )
+    if contract.schema_changes not in SCHEMA_CHANGES:
+        raise ContractError(
+            f"{path.name}, line {_line(text, 'schema_changes')}: schema_changes must be one of "
+            f"{', '.join(SCHEMA_CHANGES)}."
+        )
     for name in (*contract.key, *filter(None, [contract.business_date])):
         if name not in contract.names:
             raise ContractError(

@@ -40,9 +40,17 @@ DERIVED_COLUMNS = (
     "version_no",
     "is_first",
     *_PLACE.split(", "),
+    "rekeyed_from",
+    "rekeyed_to",
     "business_date",
 )
-"""What history adds to a contract's columns (`business_date` where the contract names one)."""
+"""What history adds to a contract's columns (`business_date` where the contract names one).
+
+`rekeyed_from`: the key that the row had until its primary key was changed, `rekeyed_to`: the key under
+which it goes on, both as JSON.
+"""
+_OTHER_KEY = """CASE WHEN _op <> 'd' THEN _other_key END AS rekeyed_from,
+  CASE WHEN _op = 'd' THEN _other_key END AS rekeyed_to"""
 
 
 def create_sql(contract: Contract, pseudonym_key: str | None, timezone: str) -> list[str]:
@@ -189,13 +197,16 @@ def _history_sql(contract: Contract, rows: str, pseudonym_key: str | None, timez
     day_before = f", {business_date(quote(date), timezone)} AS business_date" if date else ""
     return f"""
 SELECT {_names(contract.names)}, _valid_from AS valid_from, _valid_to AS valid_to,
-  _op <> 'r' AS valid_from_is_exact, _op = 'd' AS is_deleted, _version_no AS version_no,
-  _version_no = 1 AND (_op <> 'u' OR _before IS NULL) AS is_first, {_PLACE}{day}
+  _op <> 'r' AND _snapshot <> 'sweep' AS valid_from_is_exact, _op = 'd' AS is_deleted,
+  _version_no AS version_no,
+  _version_no = 1 AND (_op <> 'u' OR _before IS NULL) AS is_first, {_PLACE},
+  {_OTHER_KEY}{day}
 FROM {rows} WHERE _version_no IS NOT NULL
 UNION ALL
 -- What the first change that was seen replaced: true until then, since when is not known.
 SELECT *{day_before} FROM (
-  SELECT {before}, {BEGINNING}, _valid_from, false, false, 0, true, {_PLACE}
+  SELECT {before}, {BEGINNING}, _valid_from, false, false, 0, true, {_PLACE},
+    NULL, NULL
   FROM {rows} WHERE _version_no = 1 AND _op = 'u' AND _before IS NOT NULL)"""
 
 
@@ -257,7 +268,8 @@ named AS (
   SELECT *, coalesce(
       last_value(server IGNORE NULLS) OVER earlier,
       first_value(server IGNORE NULLS) OVER later, 0) AS epoch_server,
-    _op = 'r' AND _snapshot <> 'incremental' AND file_number < max(file_number) OVER before
+    _op = 'r' AND _snapshot <> 'incremental' AND file_number < max(file_number)
+      FILTER (_snapshot <> 'truncate') OVER before  -- which come through any partition
       AS is_of_another_server
   FROM placed
   WINDOW earlier AS (PARTITION BY {key}, base ORDER BY {arrival}
@@ -287,13 +299,16 @@ WITH placed AS (
 {"epochs AS (SELECT *, 0 AS epoch FROM placed)," if one_epoch else several_epochs}
 ordered AS (
   SELECT *, row_number() OVER (PARTITION BY {key} ORDER BY epoch, file_number, _binlog_pos,
-      CASE WHEN _op = 'r' THEN 0 ELSE 1 END, _row, {arrival}) AS turn
+      CASE WHEN _op = 'r' THEN 0 ELSE 1 END, _row,
+      CASE WHEN _snapshot = 'truncate' THEN -_batch_id END, {arrival}) AS turn
   FROM epochs
 ),
--- A snapshot row that repeats the state is no version.
+-- A snapshot row that repeats the state is no version, nor is a truncate of what is deleted: where
+-- something arrives late, a truncate deletes a row once more, as it was then, and that counts.
 news AS (
-  SELECT *, _op <> 'r' OR turn = 1 OR lag(_op) OVER turns = 'd'
-      OR row({names}) IS DISTINCT FROM lag(row({names})) OVER turns AS is_version
+  SELECT *, CASE WHEN _snapshot = 'truncate' THEN coalesce(lag(_op) OVER turns <> 'd', true)
+      ELSE _op <> 'r' OR turn = 1 OR lag(_op) OVER turns = 'd'
+        OR row({names}) IS DISTINCT FROM lag(row({names})) OVER turns END AS is_version
   FROM ordered
   WINDOW turns AS (PARTITION BY {key} ORDER BY turn)
 ),

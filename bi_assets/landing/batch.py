@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import pyarrow as pa
@@ -41,7 +41,8 @@ class Batch:
 
     `next_offsets`: the offset to read next (one past the last message, further where the broker
     skipped control records). `end_offsets`: where each partition ended once the batch was read;
-    partitions without news are in both too. `read_at`: naive UTC.
+    partitions without news are in both too. `read_at`: naive UTC. `links`: by topic, the messages
+    whose headers name another key (see `rekeyed`).
     """
 
     messages: Mapping[str, pa.Table]
@@ -50,6 +51,7 @@ class Batch:
     read_at: datetime
     losses: Sequence[Loss] = ()
     restarts: Sequence[Restart] = ()
+    links: Mapping[str, Sequence[tuple[int, int, bytes]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ _SOURCE = (
     '"gtid":"VARCHAR","file":"VARCHAR","pos":"VARCHAR","row":"VARCHAR"}'
 )
 _LATEST_MS = 253402300799999
+TRUNCATED = "the table was truncated"
+"""The cause of a message that is no row to land, but one for `truncates`."""
 
 POSITION = {
     "_op": "VARCHAR",
@@ -39,6 +41,7 @@ POSITION = {
     "_topic": "VARCHAR",
     "_partition": "INTEGER",
     "_offset": "BIGINT",
+    "_other_key": "VARCHAR",
 }
 """What every change carries beside its row: what it was, when, and where in binlog and Kafka."""
 
@@ -98,7 +101,8 @@ SELECT {names},
          ELSE make_timestamp(ts_ms * 1000) END AS _source_ts,
     _server_id, s.file AS _binlog_file, _binlog_pos, coalesce("row", 0) AS _row,
     s.gtid AS _gtid, coalesce(s.snapshot, 'false') AS _snapshot,
-    {literal(topic)} AS _topic, partition AS _partition, "offset" AS _offset, timestamp_ms,
+    {literal(topic)} AS _topic, partition AS _partition, "offset" AS _offset,
+    CAST(NULL AS VARCHAR) AS _other_key, timestamp_ms,
     {_odd_hours(contract, settings.source_timezone)},
     {_cause(contract, key)} AS _cause
 FROM typed
@@ -132,6 +136,9 @@ def _odd_hours(contract: Contract, timezone: str) -> str:
 
 
 _JSON = "TRY_CAST(text AS JSON)"
+_IS_WHOLE_TRUNCATE = f"""coalesce(json_type({_JSON}, '$.after'), 'NULL') = 'NULL' AND _server_id IS NOT NULL
+  AND _binlog_pos IS NOT NULL AND coalesce(regexp_matches(s.file, '\\.[0-9]+$'), false)
+  AND coalesce(ts_ms BETWEEN 1 AND {_LATEST_MS}, false)"""
 _IMAGE_PATH = "CASE WHEN op = 'd' THEN '$.before' ELSE '$.after' END"
 
 
@@ -152,7 +159,8 @@ def _cause(contract: Contract, pseudonym_key: str | None) -> str:
             "JSON with an embedded schema; set value.converter.schemas.enable=false",
         ),
         ("op IS NULL", "not a Debezium envelope: no op"),
-        ("op = 't'", "the table was truncated at the source; truncates are not applied"),
+        (f"op = 't' AND {_IS_WHOLE_TRUNCATE}", TRUNCATED),
+        ("op = 't'", "a truncate that has a row, or no place in the binlog, or no time"),
         ("op NOT IN ('c', 'u', 'd', 'r')", "unknown op"),
         (
             f"coalesce(json_type({_JSON}, {_IMAGE_PATH}), '') <> 'OBJECT'",

@@ -1,58 +1,142 @@
-"""Schema drift: columns of the shop that no contract names. They are reported, never stored."""
+"""Schema drift: what the shop's rows have that no contract names, and what they no longer have.
+
+An unknown column is never stored. A contract says with `schema_changes` what a change is: `report`
+(a problem in `status`), `accept` (a note), or `quarantine`: rows that do not have exactly the contract's
+columns are set aside until it is changed. A required column that is missing is a fault in any case.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 
 from bi_assets.contracts.contract import Contract
+from bi_assets.sql import literal
 
 SCHEMA = [
+    # kind: unknown to the contract, or missing though it was there; from_start: since the first batch.
     """CREATE TABLE IF NOT EXISTS meta.drift (
         table_name VARCHAR, column_name VARCHAR, events BIGINT, first_seen TIMESTAMP,
         last_seen TIMESTAMP)""",
+    "ALTER TABLE meta.drift ADD COLUMN IF NOT EXISTS kind VARCHAR DEFAULT 'unknown'",
+    "ALTER TABLE meta.drift ADD COLUMN IF NOT EXISTS from_start BOOLEAN DEFAULT true",
+    # The contract's columns that a table's rows have had.
+    "CREATE TABLE IF NOT EXISTS meta.shape (table_name VARCHAR, column_name VARCHAR)",
     "DROP TABLE IF EXISTS meta.seen_columns",
 ]
 _EVERY_ROW_UP_TO = 1000
 _SAMPLE = """"offset" % 256 = 0
   OR (partition, "offset") IN (SELECT (partition, max("offset")) FROM messages GROUP BY partition)"""
+_IMAGES = """
+SELECT *, CASE WHEN json_extract_string(json, '$.op') = 'd' THEN '$.before' ELSE '$.after' END AS path
+FROM (SELECT partition, "offset", TRY_CAST(try(decode(CAST(value AS BLOB))) AS JSON) AS json
+      FROM messages WHERE {which})"""
 
 
 def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table) -> None:
-    """Count the rows of a topic that carry columns which the contract does not know.
+    """Count the rows of a topic that have columns which the contract does not know, or lack some.
 
     Listing a row's columns costs as much as decoding it, so a large batch is looked at in every
-    256th message and the last of each partition; where that shows anything unknown, in every one.
+    256th message and the last of each partition; where that shows anything, in every one.
     """
     con.register("messages", messages)
-    found: dict[str, int] = {}
-    if messages.num_rows <= _EVERY_ROW_UP_TO or not set(_columns(con, _SAMPLE)) <= contract.fields:
-        found = _columns(con, "true")
+    is_small = messages.num_rows <= _EVERY_ROW_UP_TO
+    seen = _columns(con, contract, "true" if is_small else _SAMPLE)
+    drifts = _drifts(contract, seen)
+    if drifts and not is_small:
+        seen = _columns(con, contract, "true")
+        drifts = _drifts(contract, seen)
     con.unregister("messages")
-    for name in found.keys() - contract.fields:
+    for name, (kind, events) in drifts.items():
         con.execute(
-            "MERGE INTO meta.drift d USING (SELECT $table AS t, $name AS c) s "
-            "ON d.table_name = s.t AND d.column_name = s.c "
+            "MERGE INTO meta.drift d USING (SELECT $table AS t, $name AS c, $kind AS k) s "
+            "ON d.table_name = s.t AND d.column_name = s.c AND d.kind = s.k "
             "WHEN MATCHED THEN UPDATE SET events = d.events + $events, "
             "  last_seen = getvariable('landed_at') "
-            "WHEN NOT MATCHED THEN INSERT VALUES "
-            "  (s.t, s.c, $events, getvariable('landed_at'), getvariable('landed_at'))",
-            {"table": contract.table, "name": name, "events": found[name]},
+            "WHEN NOT MATCHED THEN INSERT VALUES (s.t, s.c, $events, getvariable('landed_at'), "
+            "  getvariable('landed_at'), s.k, $from_start)",
+            {
+                "table": contract.table,
+                "name": name,
+                "kind": kind,
+                "events": events,
+                "from_start": not seen.known,
+            },
+        )
+    if new := sorted(seen.found.keys() & set(contract.names) - seen.known):
+        con.execute("INSERT INTO meta.shape SELECT ?, UNNEST(?)", [contract.table, new])
+    if seen.rows and (back := sorted(seen.gone - drifts.keys())):
+        # Older rows were read again, or the column came back.
+        con.execute(
+            "DELETE FROM meta.drift "
+            "WHERE table_name = ? AND kind = 'missing' AND list_contains(?, column_name)",
+            [contract.table, back],
         )
 
 
-def _columns(con: duckdb.DuckDBPyConnection, which: str) -> dict[str, int]:
-    """Column name -> number of messages whose row image has it, among those of `which`."""
-    rows = con.execute(f"""
-WITH texts AS (SELECT try(decode(CAST(value AS BLOB))) AS text FROM messages WHERE {which}),
-images AS (
-  SELECT TRY_CAST(text AS JSON) AS json,
-    CASE WHEN json_extract_string(json, '$.op') = 'd' THEN '$.before' ELSE '$.after' END AS path
-  FROM texts
-),
-names AS (
-  SELECT json_keys(json, path) AS names FROM images WHERE json_type(json, path) = 'OBJECT'
+def refuse(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table) -> None:
+    """Give the rows of `decoded` a cause that do not have exactly the contract's columns.
+
+    Excluded columns may be there or not.
+    """
+    fields = "[" + ", ".join(map(literal, sorted(contract.fields))) + "]"
+    names = "[" + ", ".join(map(literal, sorted(contract.names))) + "]"
+    con.register("messages", messages)
+    con.execute(f"""
+UPDATE decoded SET _cause = 'the shape of the row has changed: ' || concat_ws('; ',
+  CASE WHEN unknown <> [] THEN 'no contract names ' || array_to_string(unknown, ', ') END,
+  CASE WHEN missing <> [] THEN 'there is no ' || array_to_string(missing, ', ') END)
+FROM (
+  SELECT partition, "offset", list_sort([n FOR n IN names IF NOT list_contains({fields}, n)]) AS unknown,
+    [n FOR n IN {names} IF NOT list_contains(names, n)] AS missing
+  FROM (SELECT *, json_keys(json, path) AS names FROM ({_IMAGES.format(which="true")})
+        WHERE json_type(json, path) = 'OBJECT')
+) m
+WHERE _cause IS NULL AND _partition = m.partition AND _offset = m."offset"
+  AND (unknown <> [] OR missing <> [])""")
+    con.unregister("messages")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The columns of `rows` rows: how many have each; which the table had before, and which were missing."""
+
+    rows: int
+    found: dict[str, int]
+    known: set[str]
+    gone: set[str]
+
+
+def _drifts(contract: Contract, seen: _Seen) -> dict[str, tuple[str, int]]:
+    """Column name -> kind of drift, and in how many rows."""
+    unknown = {name: ("unknown", seen.found[name]) for name in seen.found.keys() - contract.fields}
+    missing = {
+        name: ("missing", seen.rows - seen.found.get(name, 0))
+        for name in seen.known & set(contract.names)
+        if seen.found.get(name, 0) < seen.rows
+    }
+    return {**unknown, **missing}
+
+
+def _columns(con: duckdb.DuckDBPyConnection, contract: Contract, which: str) -> _Seen:
+    """Look at the row images of the messages of `which`."""
+    table = literal(contract.table)
+    told = con.execute(f"""
+WITH names AS (
+  SELECT json_keys(json, path) AS names FROM ({_IMAGES.format(which=which)})
+  WHERE json_type(json, path) = 'OBJECT'
 )
-SELECT name, count(*) FROM (SELECT UNNEST(list_distinct(names)) AS name FROM names) GROUP BY name
+SELECT 'rows', NULL, count(*) FROM names
+UNION ALL SELECT 'found', name, count(*)
+FROM (SELECT UNNEST(list_distinct(names)) AS name FROM names) GROUP BY name
+UNION ALL SELECT 'known', column_name, 0 FROM meta.shape WHERE table_name = {table}
+UNION ALL SELECT 'gone', column_name, 0 FROM meta.drift WHERE table_name = {table} AND kind = 'missing'
 """).fetchall()
-    return dict(rows)
+    return _Seen(
+        rows=sum(n for what, _, n in told if what == "rows"),
+        found={name: n for what, name, n in told if what == "found"},
+        known={name for what, name, _ in told if what == "known"},
+        gone={name for what, name, _ in told if what == "gone"},
+    )

@@ -91,7 +91,7 @@ DELETE FROM decoded WHERE rowid IN (
     SELECT d.rowid AS _id, d.* FROM decoded d
     JOIN placed p ON (d._partition, d._server_id, d._binlog_file)
       IS NOT DISTINCT FROM (p._partition, p._server_id, p._binlog_file)
-    WHERE d._cause IS NULL AND d._op <> 'r' AND (
+    WHERE d._cause IS NULL AND d._op <> 'r' AND d._snapshot <> 'truncate' AND (
       (p.mark IS NOT NULL AND (NOT p.comparable OR (p.file_number, d._binlog_pos) <= p.mark))
       OR ({", ".join(f"d.{name}" for name in place)}) IN (SELECT ({", ".join(place)}) FROM repeated))
   ),

@@ -22,6 +22,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._metadata import ClusterMetadata
 
 from bi_assets.errors import UserError
+from bi_assets.landing import rekeyed
 from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Loss, Partition, Restart
 from bi_assets.landing.kafka_client import KafkaClient, Refused
 from bi_assets.settings import Settings
@@ -55,7 +56,7 @@ class KafkaSource:
     def __init__(self, settings: Settings, topics: Collection[str], *, ahead_kbytes: int = 32_768) -> None:
         """`ahead_kbytes` bounds what is fetched before it is asked for."""
         self._topics = frozenset(topics)
-        self._silent = frozenset({settings.heartbeat_topic})
+        self._silent = frozenset({settings.heartbeat_topic, settings.transaction_topic})
         self._client = KafkaClient(settings)
         self._consumer = self._client.consumer(
             fetch_queue_backoff_ms=5,  # the default of 1000 leaves the client waiting
@@ -72,6 +73,7 @@ class KafkaSource:
         """The cluster's id, once connected."""
         self._losses: list[Loss] = []
         self._restarts: list[Restart] = []
+        self._links: dict[str, list[rekeyed.Link]] = {}
 
     def __enter__(self) -> KafkaSource:
         return self
@@ -282,7 +284,7 @@ class KafkaSource:
         return list(self._losses)
 
     def is_news(self, topic: str) -> bool:
-        """Tell whether a topic is that of a table; heartbeats are none."""
+        """Tell whether a topic is that of a table; heartbeats and transactions are none."""
         return topic not in self._silent
 
     def has_news(self) -> bool:
@@ -363,6 +365,9 @@ class KafkaSource:
                 self._on_error(message, error, moved)
             else:
                 by_topic[message.topic() or ""].append(message)
+        for topic, rows in by_topic.items():
+            if links := rekeyed.links(rows):
+                self._links.setdefault(topic, []).extend(links)
         return {topic: _table(rows) for topic, rows in by_topic.items()}
 
     def _batch(self, tables: dict[str, pa.Table], moved: dict[Partition, int]) -> Batch | None:
@@ -379,6 +384,7 @@ class KafkaSource:
         self.refresh_ends()
         losses, self._losses = self._losses, []
         restarts, self._restarts = self._restarts, []
+        links, self._links = self._links, {}
         return Batch(
             messages=tables,
             next_offsets=dict(self._next),
@@ -386,6 +392,7 @@ class KafkaSource:
             read_at=datetime.now(UTC).replace(tzinfo=None),
             losses=losses,
             restarts=restarts,
+            links=links,
         )
 
     def _on_error(self, message: Message, error: KafkaError, moved: dict[Partition, int]) -> None:

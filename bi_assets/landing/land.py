@@ -17,17 +17,29 @@ import pyarrow.compute as pc
 
 from bi_assets.contracts.contract import Contract
 from bi_assets.history import touched, versions
-from bi_assets.landing import drift, duplicates, offsets, quarantine
+from bi_assets.landing import (
+    clocks,
+    drift,
+    duplicates,
+    offsets,
+    quarantine,
+    rekeyed,
+    sweep,
+    transactions,
+    truncates,
+)
 from bi_assets.landing.batch import Batch
-from bi_assets.landing.debezium_json import decode_sql
+from bi_assets.landing.debezium_json import TRUNCATED, decode_sql
 from bi_assets.settings import Settings
-from bi_assets.sql import one
+from bi_assets.sql import literal, one
 
 SCHEMA = [
     "CREATE SEQUENCE IF NOT EXISTS meta.batch_ids",
     """CREATE TABLE IF NOT EXISTS meta.batches (
         batch_id BIGINT, landed_at TIMESTAMP, messages BIGINT, landed BIGINT, duplicates BIGINT,
         tombstones BIGINT, quarantined BIGINT, repeated_hour BIGINT, missing_hour BIGINT)""",
+    "ALTER TABLE meta.batches ADD COLUMN IF NOT EXISTS truncates BIGINT DEFAULT 0",
+    "ALTER TABLE meta.batches ADD COLUMN IF NOT EXISTS truncated BIGINT DEFAULT 0",
 ]
 
 
@@ -35,8 +47,9 @@ SCHEMA = [
 class Landed:
     """What became of a batch.
 
-    `counts`: messages, landed, duplicates, tombstones, quarantined, and wall times in a repeated or
-    missing hour; `tables`: rows landed by source table.
+    `counts`: messages, landed, duplicates, tombstones, quarantined, wall times in a repeated or missing
+    hour, truncates, and the deletes that these made; `tables`: rows landed by source table, these deletes
+    included.
     """
 
     batch_id: int
@@ -52,7 +65,9 @@ def land(
     settings: Settings,
 ) -> Landed:
     """Land a batch and bring history up to date. Call it inside a transaction."""
-    (batch_id,) = one(con, "SELECT nextval('meta.batch_ids')")
+    batch_id, truncated = one(
+        con, "SELECT nextval('meta.batch_ids'), (SELECT list(DISTINCT table_name) FROM meta.truncates)"
+    )
     con.execute(
         f"SET VARIABLE batch_id = {batch_id}; "
         f"SET VARIABLE landed_at = TIMESTAMP '{batch.read_at.isoformat(sep=' ')}'"
@@ -62,6 +77,7 @@ def land(
     offsets.restart(con, batch.restarts, batch.read_at)
     landed = offsets.landed_offsets(con)
     offsets.start_positions(con)
+    newest: list[clocks.Sent] = []
     for table, contract in contracts.items():
         topic = settings.topic(table)
         if topic not in batch.messages:
@@ -70,19 +86,35 @@ def land(
         messages = _not_landed(batch.messages[topic], {p.number: landed.get(p, 0) for p in partitions})
         counts["messages"] += messages.num_rows
         counts["tombstones"] += messages.column("value").null_count
-        counts += _decode(con, contract, topic, messages, settings)
+        decoded, sent = _decode(con, contract, topic, messages, settings)
+        counts += decoded
+        newest += sent
+        if topic in batch.links:
+            rekeyed.record(con, contract, batch.links[topic], settings.pseudonym_key)
+        if decoded["truncates"] or table in (truncated or ()):
+            counts["truncated"] += truncates.close(con, contract)
         drift.record(con, contract, messages)
         staged = duplicates.stage(con, contract, topic, partitions[0].source)
         counts["duplicates"] += staged.duplicates
         if staged.rows:
             tables[table] = staged.rows
             offsets.note_positions(con, topic, has_snapshot=staged.has_snapshot)
+            if staged.has_snapshot:
+                sweep.note_runs(con, contract)
             versions.append(con, contract, settings.pseudonym_key, settings.business_timezone)
     touched.record(con, tables, contracts, batch_id)
-    counts["landed"] = sum(tables.values())
+    counts["landed"] = sum(tables.values()) - counts["truncated"]
     offsets.advance(con, batch)
     offsets.record_losses(con, batch.losses, batch.read_at)
-    before, progress = offsets.update_progress(con, batch, _heartbeat_time(con, batch, settings))
+    before, progress = offsets.update_progress(
+        con,
+        batch,
+        _heartbeat_time(con, batch, settings),
+        max(newest, key=lambda sent: sent.at, default=None),
+        transactions.record(con, batch, contracts.keys(), settings)
+        if transactions.is_in_use(batch, settings)
+        else None,
+    )
     if progress.as_of != before.as_of:
         touched.set_version(con, [touched.AS_OF], batch_id)
     con.execute(
@@ -101,6 +133,8 @@ COUNTS = (
     "quarantined",
     "repeated_hour",
     "missing_hour",
+    "truncates",
+    "truncated",
 )
 
 
@@ -126,8 +160,10 @@ def _decode(
     topic: str,
     messages: pa.Table,
     settings: Settings,
-) -> Counter[str]:
-    """Make `decoded`; count the messages that went to quarantine, and the odd hours of the others.
+) -> tuple[Counter[str], list[clocks.Sent]]:
+    """Make `decoded`; count what went to quarantine, the truncates, and the odd hours of the others.
+
+    Returns the newest change as well, where Kafka tells when it was sent.
 
     A message that the decoder itself chokes on is found by halving the batch: it is set aside,
     and everything around it lands.
@@ -141,12 +177,25 @@ def _decode(
         _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
         quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), settings)
         undecodable = sum(table.num_rows for table in choking)
-    faulty, repeated, missing = one(con, """
+    if contract.schema_changes == "quarantine":
+        drift.refuse(con, contract, messages)
+    faulty, repeated, missing, truncated, future, sent_ms, made_at = one(con, f"""
 SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::BIGINT,
-  coalesce(sum(_missing_hour) FILTER (_cause IS NULL), 0)::BIGINT FROM decoded""")  # fmt: skip
+  coalesce(sum(_missing_hour) FILTER (_cause IS NULL), 0)::BIGINT,
+  count(*) FILTER (_cause = {literal(TRUNCATED)}), count(*) FILTER (_cause IS NULL AND {clocks.IS_FUTURE}),
+  max(timestamp_ms), arg_max(_source_ts, timestamp_ms)
+FROM decoded""")  # fmt: skip
+    if truncated:
+        truncates.take(con, contract)
+        faulty -= truncated
     if faulty:
         quarantine.add(con, contract, messages, settings)
-    return Counter(quarantined=undecodable + faulty, repeated_hour=repeated, missing_hour=missing)
+    if future:
+        clocks.correct(con)
+    counts = Counter(
+        quarantined=undecodable + faulty, repeated_hour=repeated, missing_hour=missing, truncates=truncated
+    )
+    return counts, [clocks.Sent.of(sent_ms, made_at)] if sent_ms and made_at else []
 
 
 def _decode_all(con: duckdb.DuckDBPyConnection, sql: str, messages: pa.Table) -> None:

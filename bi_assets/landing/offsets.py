@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
 
+from bi_assets.landing import clocks
 from bi_assets.landing.batch import Batch, Loss, Partition, Restart
 from bi_assets.sql import one
 
@@ -33,7 +34,11 @@ SCHEMA = [
         resumed_offset BIGINT, noticed_at TIMESTAMP)""",
     """CREATE TABLE IF NOT EXISTS meta.progress (
         complete_through TIMESTAMP, as_of DATE, heartbeat_at TIMESTAMP)""",
+    # The newest change in Kafka: when it was written there, and when it was made.
+    "ALTER TABLE meta.progress ADD COLUMN IF NOT EXISTS sent_at TIMESTAMP",
+    "ALTER TABLE meta.progress ADD COLUMN IF NOT EXISTS made_at TIMESTAMP",
 ]
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -189,31 +194,47 @@ def progress(con: duckdb.DuckDBPyConnection) -> Progress:
 
 
 def update_progress(
-    con: duckdb.DuckDBPyConnection, batch: Batch, heartbeat_at: datetime | None
+    con: duckdb.DuckDBPyConnection,
+    batch: Batch,
+    heartbeat_at: datetime | None,
+    sent: clocks.Sent | None,
+    incomplete_since: datetime | None,
 ) -> tuple[Progress, Progress]:
     """Compute how complete the data is after this batch, and keep it. Returns it before and after.
 
     Where every partition has reached its end (asked for once the batch was read), all that the
     connector had sent is there, up to its newest change or heartbeat; else up to the least of the
-    lagging partitions' last changes. It never goes back, and never beyond the wall clock.
+    lagging partitions' last changes, and in either case not to a transaction that lacks something
+    (`incomplete_since`). It never goes back, and never beyond the wall clock. `sent` is the newest change
+    of the batch.
     """
-    before, as_of, last_heartbeat, caught_up, newest, slowest = one(
+    before, as_of, last_heartbeat, sent_at, made_at, caught_up, newest, slowest = one(
         con,
         """
-SELECT any_value(p.complete_through), any_value(p.as_of), any_value(p.heartbeat_at),
-  count(*) FILTER (next_offset < end_offset) = 0, max(last_source_ts),
+SELECT any_value(p.complete_through), any_value(p.as_of), any_value(p.heartbeat_at), any_value(p.sent_at),
+  any_value(p.made_at), count(*) FILTER (next_offset < end_offset) = 0, max(last_source_ts),
   CASE WHEN count(*) FILTER (next_offset < end_offset AND last_source_ts IS NULL) = 0
        THEN min(last_source_ts) FILTER (next_offset < end_offset) END
 FROM (SELECT 1) LEFT JOIN meta.progress p ON true LEFT JOIN advanced ON true""",
     )
     heartbeat_at = max(filter(None, [heartbeat_at, last_heartbeat]), default=None)
-    reached = max(filter(None, [newest, heartbeat_at]), default=None) if caught_up else slowest
+    if sent is None or (sent_at and sent.at < sent_at):
+        sent = clocks.Sent(sent_at, made_at) if sent_at else None
+    beaten = clocks.complete_by_heartbeat(heartbeat_at, sent)
+    reached = max(filter(None, [newest, beaten]), default=None) if caught_up else slowest
+    if reached and incomplete_since:
+        reached = min(reached, incomplete_since - _SECOND)  # the resolution of source times
     candidates = [t for t in (before, min(reached, batch.read_at) if reached else None) if t]
     con.execute("DELETE FROM meta.progress")
     after = one(
         con,
-        "INSERT INTO meta.progress SELECT $t, business_date($t::TIMESTAMP) - 1, $beat "
+        "INSERT INTO meta.progress SELECT $t, business_date($t::TIMESTAMP) - 1, $beat, $sent_at, $made_at "
         "RETURNING complete_through, as_of",
-        {"t": max(candidates, default=None), "beat": heartbeat_at},
+        {
+            "t": max(candidates, default=None),
+            "beat": heartbeat_at,
+            "sent_at": sent.at if sent else None,
+            "made_at": sent.made_at if sent else None,
+        },
     )
     return Progress(before, as_of), Progress(*after)

@@ -29,7 +29,7 @@ name     = "every_order_once"
 sentence = "Every order that has landed for these days has a row, and no other."
 breaches = """
   SELECT coalesce(id, order_id) FROM refreshed FULL JOIN (
-    SELECT id FROM history.orders WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00'
+    SELECT id FROM history.orders WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00' AND rekeyed_to IS NULL
       AND ((SELECT count(*) FROM days) = 0 OR business_date IN (SELECT day FROM days))) ON id = order_id
   WHERE id IS NULL OR order_id IS NULL"""
 
@@ -54,7 +54,8 @@ sentence = "Not more goods are paid back than were bought."
 holds    = "net_goods >= 0"
 severity = "warning"
 */
--- 1. An order is its newest version; a deleted one keeps what it last was.
+-- 1. An order is its newest version; a deleted one keeps what it last was. One whose primary key was
+--    changed is no deleted one: it is counted under the key that it has now.
 -- 2. Goods paid back are those of its items; where items say nothing, the order's own figure.
 -- 3. The discount is that of the patient's version in force at the order's own time, whenever the
 --    order was corrected since.
@@ -62,7 +63,7 @@ severity = "warning"
 WITH newest AS (
   SELECT *
   FROM history.orders
-  WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00'
+  WHERE valid_to = TIMESTAMP '9999-12-31 00:00:00' AND rekeyed_to IS NULL
 ),
 paid_back AS (
   SELECT

@@ -49,6 +49,10 @@ FAULTS = {
     ),
     "columns that are no table": ('key = ["id"]\ncolumns = 5\n', ["brands.toml", "columns"]),
     "a column that is no table": ('key = ["id"]\n[columns]\nid = "bigint"\n', ["brands.toml, line 3", "id"]),
+    "a policy that is none": (
+        'key = ["id"]\nschema_changes = "ignore"\n[columns]\nid = { type = "bigint", privacy = "key" }\n',
+        ["brands.toml, line 2", "schema_changes", "report, accept, quarantine"],
+    ),
     "a bound that is no number": (
         'key = ["id"]\n[columns]\nid = { type = "bigint", privacy = "key", min = "low" }\n',
         ["brands.toml, line 3", "id", "min"],

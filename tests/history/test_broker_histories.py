@@ -14,8 +14,7 @@ from bi_assets.settings import Settings
 from bi_assets.warehouse import Warehouse
 from shop.broker import EmbeddedBroker
 from tests.histories import TABLES, World
-from tests.oracle import Message
-from tests.platform import assert_published_as_the_oracle, contracts, marts
+from tests.platform import assert_published_as_the_oracle, contracts, marts, produce
 
 HISTORIES = 104
 SHARDS = 4
@@ -30,13 +29,6 @@ def broker() -> Iterator[EmbeddedBroker]:
 def world_of(number: int) -> World:
     """Return a world of one history: of few to some forty actions."""
     return World(seed=1_000 + number, sizes=(5 + number % 40,))
-
-
-def produce(broker: EmbeddedBroker, prefix: str, messages: list[Message]) -> None:
-    for message in messages:
-        topic = message.topic.replace("shop.shop", prefix)
-        broker.produce(topic, message.key, message.value, partition=message.partition)
-    broker.flush()
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
@@ -55,7 +47,7 @@ def test_a_history_through_the_broker_has_the_answers_of_the_model(
         warehouse = Warehouse(settings, contracts(*TABLES), marts())
         cut = rng.randint(0, len(messages)) if number // SHARDS % 4 == 0 else len(messages)
         for piece in filter(None, (messages[:cut], messages[cut:])):
-            produce(broker, prefix, piece)
+            produce(broker, piece, prefix=prefix)
             assert sync(warehouse).messages == len(piece)
         if messages:
             found = assert_published_as_the_oracle(settings, messages)
@@ -65,8 +57,8 @@ def test_a_history_through_the_broker_has_the_answers_of_the_model(
 
 def test_topics_of_another_prefix_are_not_read(broker: EmbeddedBroker, tmp_path: Path) -> None:
     messages = world_of(30).messages()
-    produce(broker, "mine.shop", messages)
-    produce(broker, "theirs.shop", world_of(31).messages())
+    produce(broker, messages, prefix="mine.shop")
+    produce(broker, world_of(31).messages(), prefix="theirs.shop")
     settings = Settings(
         bootstrap_servers=broker.bootstrap_servers, data_dir=tmp_path, topic_prefix="mine.shop"
     )

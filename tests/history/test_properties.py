@@ -36,7 +36,8 @@ def everything(platform: Platform) -> dict[str, Tables]:
     logs = {
         table: sorted(
             repr({name: value for name, value in row.items() if name not in _OF_THE_BATCH})
-            for row in platform.rows(f"cdc.{table}")
+            # Where a truncate came before what it deletes, the log has more of its deletes than versions.
+            for row in platform.rows(f"cdc.{table} WHERE _snapshot <> 'truncate' OR _version_no IS NOT NULL")
         )
         for table in TABLES
     }

@@ -64,6 +64,16 @@ def test_another_binlog_name_follows_in_kafkas_order(platform: Platform, log: Lo
     assert discounts(platform, log) == [-5, -6]
 
 
+def test_a_server_that_takes_over_again_goes_on_after_the_one_between(platform: Platform, log: Log) -> None:
+    log.change("users", "c", None, user(1), file="binlog.000009", pos=900)
+    log.change("users", "u", user(1), user(1, -6.0), file="binlog.000001", pos=4, server_id=2, hours=1)
+    log.change("users", "u", user(1, -6.0), user(1, -7.0), file="binlog.000010", pos=4, hours=2)
+    log.change(
+        "users", "u", user(1, -7.0), user(1, -8.0), file="binlog.000001", pos=950, server_id=2, hours=3
+    )
+    assert discounts(platform, log) == [-5, -6, -7, -8]
+
+
 def test_a_stream_row_follows_a_snapshot_row_of_its_position(platform: Platform, log: Log) -> None:
     log.change("users", "r", None, user(1), pos=500)
     log.change("users", "u", user(1), user(1, -6.0), pos=500, hours=1)

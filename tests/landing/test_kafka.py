@@ -20,8 +20,7 @@ from bi_assets.warehouse import Warehouse
 from shop.broker import EmbeddedBroker
 from tests.histories import TABLES
 from tests.landing.messages import Log, order, user
-from tests.oracle import Message
-from tests.platform import contracts, marts
+from tests.platform import contracts, marts, produce
 
 
 @pytest.fixture
@@ -33,12 +32,6 @@ def broker() -> Iterator[EmbeddedBroker]:
 def warehouse_of(broker: EmbeddedBroker, folder: Path, **settings: Any) -> Warehouse:
     settings = {"bootstrap_servers": broker.bootstrap_servers, "data_dir": folder, **settings}
     return Warehouse(Settings(**settings), contracts(*TABLES), marts())
-
-
-def produce(broker: EmbeddedBroker, messages: list[Message]) -> None:
-    for message in messages:
-        broker.produce(message.topic, message.key, message.value, partition=message.partition)
-    broker.flush()
 
 
 def query(warehouse: Warehouse, sql: str) -> list[tuple[Any, ...]]:

@@ -33,8 +33,16 @@ def sync(bootstrap_servers: str, data_dir: Path) -> str:
 
     Raises AssertionError with its output if it fails.
     """
+    return pharmacy_bi(bootstrap_servers, data_dir, "sync")
+
+
+def pharmacy_bi(bootstrap_servers: str, data_dir: Path, *words: str, fails: bool = False) -> str:
+    """Run a command and return what it printed; it `fails` with exit code 1, or not.
+
+    Raises AssertionError with its output if it does otherwise.
+    """
     done = subprocess.run(
-        [Path(sys.executable).with_name("pharmacy-bi"), "sync"],
+        [Path(sys.executable).with_name("pharmacy-bi"), *words],
         env=os.environ
         | {
             "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
@@ -47,7 +55,7 @@ def sync(bootstrap_servers: str, data_dir: Path) -> str:
         timeout=SYNC_SECONDS,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == fails, done.stdout
     return done.stdout
 
 
