@@ -15,10 +15,10 @@ from pathlib import Path
 
 import duckdb
 
-from bi_assets.contracts.contract import Contract
+from bi_assets.contracts.contract import PATIENTS, Contract
 from bi_assets.errors import UserError
 from bi_assets.history import touched, versions
-from bi_assets.landing import change_log, drift, land, offsets, quarantine
+from bi_assets.landing import change_log, drift, erasure, land, offsets, quarantine
 from bi_assets.landing.wall_time import macros
 from bi_assets.outputs import generations
 from bi_assets.refresh import changed, refresh
@@ -93,7 +93,7 @@ class Warehouse:
 
     def _tables(self) -> list[str]:
         statements = [f"CREATE SCHEMA IF NOT EXISTS {s}" for s in ("cdc", "history", "state", "marts")]
-        for module in (land, offsets, drift, quarantine, touched, refresh, changed, generations):
+        for module in (land, offsets, drift, quarantine, erasure, touched, refresh, changed, generations):
             statements += module.SCHEMA
         for contract in self.contracts.values():
             statements += change_log.create_sql(contract, self.settings.pseudonym_key)
@@ -101,7 +101,10 @@ class Warehouse:
 
     def _views(self) -> list[str]:
         key, timezone = self.settings.pseudonym_key, self.settings.business_timezone
-        return [s for c in self.contracts.values() for s in versions.create_sql(c, key, timezone)]
+        views = [s for c in self.contracts.values() for s in versions.create_sql(c, key, timezone)]
+        if PATIENTS in self.contracts:
+            views.append(quarantine.patients_sql(self.contracts[PATIENTS], key))
+        return views
 
     @cached_property
     def _setup(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from bi_assets.contracts.contract import Contract
 from bi_assets.history import touched, versions
-from bi_assets.landing import drift, duplicates, offsets, quarantine
+from bi_assets.landing import drift, duplicates, erasure, offsets, quarantine
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.debezium_json import decode_sql
 from bi_assets.settings import Settings
@@ -28,6 +28,7 @@ SCHEMA = [
     """CREATE TABLE IF NOT EXISTS meta.batches (
         batch_id BIGINT, landed_at TIMESTAMP, messages BIGINT, landed BIGINT, duplicates BIGINT,
         tombstones BIGINT, quarantined BIGINT, repeated_hour BIGINT, missing_hour BIGINT)""",
+    "ALTER TABLE meta.batches ADD COLUMN IF NOT EXISTS erased BIGINT",
 ]
 
 
@@ -35,8 +36,8 @@ SCHEMA = [
 class Landed:
     """What became of a batch.
 
-    `counts`: messages, landed, duplicates, tombstones, quarantined, and wall times in a repeated or
-    missing hour; `tables`: rows landed by source table.
+    `counts`: messages, landed, duplicates, tombstones, quarantined, wall times in a repeated or missing
+    hour, and what belongs to an erased patient; `tables`: rows landed by source table.
     """
 
     batch_id: int
@@ -52,13 +53,10 @@ def land(
     settings: Settings,
 ) -> Landed:
     """Land a batch and bring history up to date. Call it inside a transaction."""
-    (batch_id,) = one(con, "SELECT nextval('meta.batch_ids')")
-    con.execute(
-        f"SET VARIABLE batch_id = {batch_id}; "
-        f"SET VARIABLE landed_at = TIMESTAMP '{batch.read_at.isoformat(sep=' ')}'"
-    )
+    batch_id, is_anyone_erased = begin(con, batch.read_at)
     counts: Counter[str] = Counter()
     tables: dict[str, int] = {}
+    kept_out: list[str] = []
     offsets.restart(con, batch.restarts, batch.read_at)
     landed = offsets.landed_offsets(con)
     offsets.start_positions(con)
@@ -70,7 +68,13 @@ def land(
         messages = _not_landed(batch.messages[topic], {p.number: landed.get(p, 0) for p in partitions})
         counts["messages"] += messages.num_rows
         counts["tombstones"] += messages.column("value").null_count
-        counts += _decode(con, contract, topic, messages, settings)
+        found = decode(
+            con, contract, topic, partitions[0].source, messages, settings,
+            contracts if is_anyone_erased else None,
+        )  # fmt: skip
+        counts += found
+        if found["erased"]:
+            kept_out.append(table)
         drift.record(con, contract, messages)
         staged = duplicates.stage(con, contract, topic, partitions[0].source)
         counts["duplicates"] += staged.duplicates
@@ -79,6 +83,12 @@ def land(
             offsets.note_positions(con, topic, has_snapshot=staged.has_snapshot)
             versions.append(con, contract, settings.pseudonym_key, settings.business_timezone)
     touched.record(con, tables, contracts, batch_id)
+    if kept_out:
+        touched.record(con, erasure.take_back(con, kept_out, contracts), contracts, batch_id)
+    if counts["quarantined"]:
+        touched.record_quarantined(
+            con, contracts, batch_id, quarantine.entries_sql("batch_id = getvariable('batch_id')")
+        )
     counts["landed"] = sum(tables.values())
     offsets.advance(con, batch)
     offsets.record_losses(con, batch.losses, batch.read_at)
@@ -101,6 +111,7 @@ COUNTS = (
     "quarantined",
     "repeated_hour",
     "missing_hour",
+    "erased",
 )
 
 
@@ -120,17 +131,32 @@ def _not_landed(messages: pa.Table, landed: Mapping[int, int]) -> pa.Table:
     return messages
 
 
-def _decode(
+def begin(con: duckdb.DuckDBPyConnection, at: datetime) -> tuple[int, bool]:
+    """Give the batch its number and time: return the number, and whether any patient was erased."""
+    batch_id, is_anyone_erased = one(
+        con, "SELECT nextval('meta.batch_ids'), EXISTS (SELECT 1 FROM meta.erased)"
+    )
+    con.execute(
+        f"SET VARIABLE batch_id = {batch_id}; "
+        f"SET VARIABLE landed_at = TIMESTAMP '{at.isoformat(sep=' ')}'"
+    )
+    return batch_id, is_anyone_erased
+
+
+def decode(
     con: duckdb.DuckDBPyConnection,
     contract: Contract,
     topic: str,
+    source: tuple[str, str],
     messages: pa.Table,
     settings: Settings,
+    erased_from: Mapping[str, Contract] | None = None,
 ) -> Counter[str]:
     """Make `decoded`; count the messages that went to quarantine, and the odd hours of the others.
 
     A message that the decoder itself chokes on is found by halving the batch: it is set aside,
-    and everything around it lands.
+    and everything around it lands. `source` is (cluster id, topic id or name); `erased_from` are all
+    contracts where there is an erased patient to be kept out.
     """
     sql = decode_sql(contract, topic, settings)
     undecodable = 0
@@ -139,14 +165,21 @@ def _decode(
     except duckdb.Error:
         sound, choking = _halve(con, sql, messages)
         _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
-        quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), settings)
+        quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), source, settings)
         undecodable = sum(table.num_rows for table in choking)
+    erased = erasure.keep_out(con, contract, erased_from, settings) if erased_from else 0
     faulty, repeated, missing = one(con, """
 SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::BIGINT,
   coalesce(sum(_missing_hour) FILTER (_cause IS NULL), 0)::BIGINT FROM decoded""")  # fmt: skip
     if faulty:
-        quarantine.add(con, contract, messages, settings)
-    return Counter(quarantined=undecodable + faulty, repeated_hour=repeated, missing_hour=missing)
+        quarantine.add(con, contract, messages, source, settings)
+    quarantined = undecodable + faulty
+    if erased_from and quarantined:
+        unreadable = erasure.keep_out_of_quarantine(con, settings)
+        erased, quarantined = erased + unreadable, quarantined - unreadable
+    return Counter(
+        quarantined=quarantined, repeated_hour=repeated, missing_hour=missing, erased=erased
+    )
 
 
 def _decode_all(con: duckdb.DuckDBPyConnection, sql: str, messages: pa.Table) -> None:
