@@ -116,7 +116,8 @@ def quarantined(warehouse: Warehouse) -> Rows:
     """Return every message in quarantine: where it is in Kafka, its cause and what to do."""
     with warehouse.open() as con:
         return _rows(con, """
-SELECT topic, partition, "offset", key_token AS key, cause, what_to_do, quarantined_at
+SELECT topic, partition, "offset", key_token AS key, cause, what_to_do, quarantined_at,
+  payload IS NOT NULL AS payload_kept
 FROM cdc.quarantine ORDER BY topic, partition, "offset\"""")  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Everything is imported first and each life is forked from that, so that a life c
 costs, not a second of imports. The driver itself never opens DuckDB or Kafka: what these keep in
 memory would not survive a fork.
 
-The argument is the work: `sync` or `compact`. Each line of stdin is a number of seconds to live; the
+The argument is the work: `sync`, `rewind` or `compact`. Each line of stdin is a number of seconds to live; the
 answer is `killed` or `done`.
 """
 
@@ -31,6 +31,7 @@ BATCH_MESSAGES = 7
 
 WORK: dict[str, Callable[[], object]] = {
     "sync": lambda: pharmacy_bi(["sync"], standalone_mode=False),
+    "rewind": lambda: pharmacy_bi(["rewind", "--to", "1970-01-01"], standalone_mode=False),
     "compact": lambda: compact(warehouse(Settings.from_environment()), worth_it=1),
 }
 

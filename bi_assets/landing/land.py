@@ -137,8 +137,7 @@ def begin(con: duckdb.DuckDBPyConnection, at: datetime) -> tuple[int, bool]:
         con, "SELECT nextval('meta.batch_ids'), EXISTS (SELECT 1 FROM meta.erased)"
     )
     con.execute(
-        f"SET VARIABLE batch_id = {batch_id}; "
-        f"SET VARIABLE landed_at = TIMESTAMP '{at.isoformat(sep=' ')}'"
+        f"SET VARIABLE batch_id = {batch_id}; SET VARIABLE landed_at = TIMESTAMP '{at.isoformat(sep=' ')}'"
     )
     return batch_id, is_anyone_erased
 
@@ -177,9 +176,7 @@ SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::
     if erased_from and quarantined:
         unreadable = erasure.keep_out_of_quarantine(con, settings)
         erased, quarantined = erased + unreadable, quarantined - unreadable
-    return Counter(
-        quarantined=quarantined, repeated_hour=repeated, missing_hour=missing, erased=erased
-    )
+    return Counter(quarantined=quarantined, repeated_hour=repeated, missing_hour=missing, erased=erased)
 
 
 def _decode_all(con: duckdb.DuckDBPyConnection, sql: str, messages: pa.Table) -> None:

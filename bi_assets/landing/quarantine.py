@@ -172,9 +172,7 @@ def _insert(con: duckdb.DuckDBPyConnection, rows: list[tuple[object, ...]]) -> N
     columns = zip(*rows, strict=True)
     con.register(
         "rejected",
-        pa.table(
-            {n: pa.array(column, k) for (n, k), column in zip(_REJECTED.items(), columns, strict=True)}
-        ),
+        pa.table({n: pa.array(column, k) for (n, k), column in zip(_REJECTED.items(), columns, strict=True)}),
     )
     con.execute(
         "INSERT INTO cdc.quarantine BY NAME SELECT * EXCLUDE (timestamp_ms), "

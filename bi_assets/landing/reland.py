@@ -104,7 +104,8 @@ def _take_out_of_quarantine(
     con.execute('CREATE OR REPLACE TEMP TABLE places AS SELECT partition, "offset" FROM messages')
     con.unregister("messages")
     con.execute(
-        'CREATE OR REPLACE TEMP TABLE set_aside AS FROM cdc.quarantine SEMI JOIN places USING (partition, "offset") '
+        "CREATE OR REPLACE TEMP TABLE set_aside AS "
+        'FROM cdc.quarantine SEMI JOIN places USING (partition, "offset") '
         "WHERE topic = ? AND coalesce((cluster_id, topic_id) = (?, ?), true)",
         [topic, *source],
     )
@@ -122,7 +123,7 @@ def _put_back_into_quarantine(
     # What landed in its time, and would not any more, stays as it was.
     con.execute(
         f'DELETE FROM cdc.quarantine q WHERE {came} AND (q.partition, q."offset") IN '
-        f"(SELECT ({_PLACE}) FROM cdc.{quote(contract.table)} WHERE _topic = q.topic) "
+        f"(SELECT ({_PLACE}) FROM cdc.{quote(contract.table)} WHERE _topic = {literal(topic)}) "
         f"AND NOT EXISTS (SELECT 1 FROM set_aside s WHERE {_SAME_ENTRY})"
     )
     con.execute(f"CREATE OR REPLACE TEMP TABLE came_back AS FROM cdc.quarantine q WHERE {came}")
@@ -158,7 +159,7 @@ def _replace(con: duckdb.DuckDBPyConnection, contract: Contract) -> Counter[str]
     con.execute(
         f"CREATE OR REPLACE TEMP TABLE again AS SELECT {', '.join(names)} FROM decoded WHERE _cause IS NULL"
     )
-    # A topic that was made anew has the same offsets again: a row is a message's by its place in the binlog too.
+    # A topic that was made anew has the same offsets again: the place in the binlog tells them apart.
     same = " AND ".join(f"a.{name} IS NOT DISTINCT FROM c.{name}" for name in (*key, *_IDENTITY))
     con.execute(f"""
 CREATE OR REPLACE TEMP TABLE standing AS
@@ -179,7 +180,7 @@ FROM again a LEFT JOIN set_aside e ON e.partition = a._partition AND e."offset" 
 WHERE a.rowid NOT IN (SELECT _again FROM standing)""")
     landed = _drop_duplicates(con, contract, key)
     if replaced or landed:
-        rows = f"FROM replaced UNION ALL BY NAME FROM fresh"
+        rows = "FROM replaced UNION ALL BY NAME FROM fresh"
         day = contract.business_date
         with revised(con, contract, f"SELECT {', '.join(key)} FROM ({rows})"):
             con.execute(f"DELETE FROM {table} WHERE rowid IN (SELECT _id FROM replaced)")

@@ -19,9 +19,7 @@ _NEAR = 1_000  # a gap of so many offsets is read over; a larger one is jumped
 _SILENCE_SECONDS = 20.0
 
 
-def read_places(
-    settings: Settings, places: Mapping[Partition, Collection[int]]
-) -> dict[Partition, pa.Table]:
+def read_places(settings: Settings, places: Mapping[Partition, Collection[int]]) -> dict[Partition, pa.Table]:
     """Return the messages at these offsets, by partition, in offset order; what Kafka lost is not in it.
 
     Errors: `UserError` where the broker does not answer.
@@ -147,9 +145,7 @@ class Rereading:
                 continue
             silent = 0.0
             yield Batch(
-                messages={
-                    topic: self._landed_only(topic, table) for topic, table in batch.messages.items()
-                },
+                messages={topic: self._landed_only(topic, table) for topic, table in batch.messages.items()},
                 next_offsets=batch.next_offsets,
                 end_offsets=batch.end_offsets,
                 read_at=batch.read_at,

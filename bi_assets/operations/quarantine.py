@@ -100,7 +100,7 @@ def show(warehouse: Warehouse, where: str) -> dict[str, Any]:
     if not found:
         raise UserError(f"{where} is not in quarantine; `pharmacy-bi quarantine list` shows what is.")
     entry = found[-1]
-    messages, lost = _messages([entry], settings)
+    messages, lost = messages_of([entry], settings)
     told: dict[str, Any] = {
         "place": str(entry),
         "table": entry.table,
@@ -138,7 +138,7 @@ def replay(warehouse: Warehouse, where: Sequence[str] = ()) -> Replayed:
             raise UserError(f"{places[missing.pop()]} is not in quarantine.")
     replayed = Replayed()
     for first in range(0, len(chosen), _AT_ONCE):
-        messages, lost = _messages(chosen[first : first + _AT_ONCE], settings)
+        messages, lost = messages_of(chosen[first : first + _AT_ONCE], settings)
         replayed.lost |= lost
         if not messages:
             continue
@@ -155,7 +155,7 @@ def replay(warehouse: Warehouse, where: Sequence[str] = ()) -> Replayed:
     return replayed
 
 
-def _messages(
+def messages_of(
     wanted: Sequence[Entry], settings: Settings
 ) -> tuple[dict[Partition, pa.Table], dict[str, str]]:
     """Return the messages of these entries, and why the others are lost."""
@@ -165,7 +165,8 @@ def _messages(
     for entry in wanted:
         if entry.payload and settings.quarantine_key:
             try:
-                kept[entry.partition].append(unseal(entry.payload, entry.place, settings.quarantine_key))
+                message = unseal(entry.payload, entry.place, settings.quarantine_key)
+                kept[entry.partition].append(message)
                 continue
             except OtherKey:
                 reasons[str(entry)] = "its payload was kept under another BI_QUARANTINE_KEY"
@@ -189,19 +190,31 @@ def _messages(
     return {p: table.sort_by("offset") for p, table in found.items() if table.num_rows}, lost
 
 
+def images(value: bytes | None) -> list[Row] | None:
+    """Return the row before and after, as far as a message has them; None where it can't be read."""
+    envelope = _envelope(value)
+    if envelope is None:
+        return None
+    return [row for name in ("before", "after") if isinstance(row := envelope.get(name), dict)]
+
+
+def _envelope(value: bytes | None) -> Row | None:
+    """Return a message's envelope; None where it isn't JSON, or no object."""
+    try:
+        envelope = json.loads(value or b"")
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(envelope, dict) and "op" not in envelope and isinstance(envelope.get("payload"), dict):
+        envelope = envelope["payload"]
+    return envelope if isinstance(envelope, dict) else None
+
+
 def _masked(value: bytes | None, contract: Contract) -> Any:
     """Return of a message what may be shown."""
-    if value is None:
-        return "a tombstone"
-    try:
-        envelope = json.loads(value)
-    except (ValueError, RecursionError):
-        return f"not JSON: {len(value)} bytes, which can't be masked and are not shown"
-    if isinstance(envelope, dict) and "payload" in envelope and "op" not in envelope:
-        envelope = envelope["payload"]
-    if not isinstance(envelope, dict):
-        return f"JSON, but no object: {len(value)} bytes, which can't be masked and are not shown"
-    shown: dict[str, Any] = {name: envelope[name] for name in _TOLD_ENVELOPE if name in envelope}
+    envelope = _envelope(value)
+    if envelope is None:
+        return f"no JSON object: {len(value or b'')} bytes, which can't be masked and are not shown"
+    shown: Row = {name: envelope[name] for name in _TOLD_ENVELOPE if name in envelope}
     for image in ("before", "after"):
         if image in envelope:
             shown[image] = _masked_row(envelope[image], contract)

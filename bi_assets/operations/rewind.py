@@ -154,7 +154,8 @@ def _first_offsets(
     """Return the offset of each partition's first change that was made at that time or later."""
     firsts: dict[tuple[str, int], int] = {}
     queries = [
-        f"SELECT _topic, _partition, min(_offset) FROM cdc.{quote(table)} WHERE _source_ts >= $at GROUP BY ALL"
+        f"SELECT _topic, _partition, min(_offset) FROM cdc.{quote(table)} "
+        "WHERE _source_ts >= $at GROUP BY ALL"
         for table in topics.values()
     ]
     queries.append(
