@@ -4,8 +4,8 @@ Everything is imported first and each life is forked from that, so that a life c
 costs, not a second of imports. The driver itself never opens DuckDB or Kafka: what these keep in
 memory would not survive a fork.
 
-The argument is the work: `sync`, `rewind` or `compact`. Each line of stdin is a number of seconds to live; the
-answer is `killed` or `done`.
+The argument is the work: `sync`, `rewind` or `compact`. Each line of stdin is a number of seconds to
+live; the answer is `killed` or `done`.
 """
 
 from __future__ import annotations

@@ -79,6 +79,10 @@ def keep_out(
         return 0
     key = secret(con, settings)
     is_erased = f"{token_sql(its.table, quote(its.column), key)} IN (FROM meta.erased)"
+    is_owner = contract.table != its.table and any(children(contracts, contract.table))
+    if is_owner:  # of another patient's, too: an order that was theirs when they were erased
+        (column,) = map(quote, contract.key)
+        is_erased = f"({is_erased} OR {token_sql(contract.table, column, key)} IN (FROM meta.erased))"
     gone = quote(f"kept_out_{contract.table}")
     con.execute(f"CREATE OR REPLACE TEMP TABLE {gone} AS FROM decoded WHERE {is_erased}")
     dropped = int(con.execute(f"DELETE FROM decoded WHERE {is_erased}").fetchall()[0][0])
@@ -87,11 +91,14 @@ def keep_out(
     con.execute(
         f"UPDATE decoded SET _before = NULL WHERE _before IS NOT NULL AND {before} IN (FROM meta.erased)"
     )
-    if dropped and any(children(contracts, contract.table)):
-        (column,) = contract.key
+    if dropped and is_owner:
+        for others in ("decoded", f"cdc.{quote(contract.table)}"):
+            con.execute(
+                f"DELETE FROM {gone} WHERE {column} IS NULL OR {column} IN (SELECT {column} FROM {others})"
+            )
         con.execute(
-            f"INSERT INTO meta.erased SELECT DISTINCT {token_sql(contract.table, quote(column), key)} "
-            f"FROM {gone} WHERE {quote(column)} IS NOT NULL EXCEPT FROM meta.erased"
+            f"INSERT INTO meta.erased SELECT DISTINCT {token_sql(contract.table, column, key)} "
+            f"FROM {gone} EXCEPT FROM meta.erased"
         )
     return dropped
 

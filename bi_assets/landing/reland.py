@@ -175,7 +175,8 @@ WHERE {_row("a", names)} IS DISTINCT FROM {_row("c", names)}""")  # fmt: skip
     # In the order of arrival, as if it had landed when it was read first.
     con.execute("""
 CREATE OR REPLACE TEMP TABLE fresh AS
-SELECT a.*, getvariable('landed_at') AS _landed_at, coalesce(e.batch_id, getvariable('batch_id')) AS _batch_id
+SELECT a.*, getvariable('landed_at') AS _landed_at,
+  coalesce(e.batch_id, getvariable('batch_id')) AS _batch_id, e.batch_id IS NOT NULL AS was_quarantined
 FROM again a LEFT JOIN set_aside e ON e.partition = a._partition AND e."offset" = a._offset
 WHERE a.rowid NOT IN (SELECT _again FROM standing)""")
     landed = _drop_duplicates(con, contract, key)
@@ -185,7 +186,7 @@ WHERE a.rowid NOT IN (SELECT _again FROM standing)""")
         with revised(con, contract, f"SELECT {', '.join(key)} FROM ({rows})"):
             con.execute(f"DELETE FROM {table} WHERE rowid IN (SELECT _id FROM replaced)")
             con.execute(
-                f"INSERT INTO {table} BY NAME SELECT * EXCLUDE (_id)"
+                f"INSERT INTO {table} BY NAME SELECT * EXCLUDE (_id, was_quarantined)"
                 + (f", business_date({quote(day)}) AS {BUSINESS_DATE}" if day else "")
                 + f" FROM ({rows})"
             )
@@ -195,22 +196,28 @@ WHERE a.rowid NOT IN (SELECT _again FROM standing)""")
 
 
 def _drop_duplicates(con: duckdb.DuckDBPyConnection, contract: Contract, key: list[str]) -> int:
-    """Take out of `fresh` what was a duplicate when it was read first; return how many rows are left.
+    """Take the duplicates out of `fresh`; return how many rows are left.
 
-    A column that was added to the contract since is null in the log, and says nothing.
+    What is neither in the log nor in quarantine was a duplicate when it was read first, if a row of its
+    place in the binlog is there. What comes out of quarantine is one if it says the same, too; a column
+    that was added to the contract since is null in the log, and says nothing.
     """
     if not one(con, "SELECT count(*) FROM fresh")[0]:
         return 0
     others = [quote(name) for name in contract.names if quote(name) not in key]
+    columns = ", ".join([*key, *_IDENTITY, *others])
     same_place = " AND ".join(f"l.{name} IS NOT DISTINCT FROM f.{name}" for name in (*key, *_IDENTITY))
     same_content = "".join(f" AND (l.{name} IS NULL OR l.{name} = f.{name})" for name in others)
     con.execute(f"""
-DELETE FROM fresh f USING cdc.{quote(contract.table)} l
-WHERE f._op <> 'r' AND l._binlog_pos = f._binlog_pos AND {same_place}{same_content}""")
+DELETE FROM fresh f USING (
+  SELECT {columns} FROM cdc.{quote(contract.table)}
+  WHERE _binlog_pos IN (SELECT _binlog_pos FROM fresh) AND rowid NOT IN (SELECT _id FROM replaced)
+  UNION ALL SELECT {columns} FROM replaced) l
+WHERE f._op <> 'r' AND l._binlog_pos = f._binlog_pos AND {same_place}
+  AND (NOT f.was_quarantined{same_content.replace(" AND ", " OR (", 1) + ")" if others else " OR true"})""")
     con.execute(f"""
 DELETE FROM fresh WHERE _op <> 'r' AND rowid NOT IN (
-  SELECT arg_min(rowid, ({_PLACE})) FROM fresh
-  GROUP BY {", ".join([*key, *_IDENTITY, *others, "_before"])})""")
+  SELECT arg_min(rowid, ({_PLACE})) FROM fresh GROUP BY {columns}, _before)""")
     return int(one(con, "SELECT count(*) FROM fresh")[0])
 
 

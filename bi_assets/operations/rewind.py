@@ -20,6 +20,7 @@ from bi_assets.contracts.contract import Contract
 from bi_assets.errors import UserError
 from bi_assets.landing.batch import Batch, Partition
 from bi_assets.landing.offsets import landed_offsets
+from bi_assets.landing.quarantine import SINCE
 from bi_assets.landing.reland import reland
 from bi_assets.landing.reread import Rereading
 from bi_assets.operations.follow import follow
@@ -151,18 +152,24 @@ def _offsets(text: str, settings: Settings) -> dict[tuple[str, int], int]:
 def _first_offsets(
     con: duckdb.DuckDBPyConnection, at: datetime, topics: Mapping[str, str]
 ) -> dict[tuple[str, int], int]:
-    """Return the offset of each partition's first change that was made at that time or later."""
-    firsts: dict[tuple[str, int], int] = {}
-    queries = [
-        f"SELECT _topic, _partition, min(_offset) FROM cdc.{quote(table)} "
-        "WHERE _source_ts >= $at GROUP BY ALL"
-        for table in topics.values()
-    ]
-    queries.append(
-        'SELECT topic, partition, min("offset") FROM cdc.quarantine '
-        "WHERE coalesce(source_ts, kafka_time) >= $at GROUP BY ALL"
+    """Return where each partition begins that has changes which were made at that time or later.
+
+    Behind the last change before that time, or at the first one after it, whichever comes first: clocks
+    differ, and a log may have lost rows.
+    """
+    rows = " UNION ALL ".join(
+        [
+            f"SELECT _topic AS topic, _partition AS partition, _offset, _source_ts AS made_at "
+            f"FROM cdc.{quote(table)}"
+            for table in topics.values()
+        ]
+        + [f'SELECT topic, partition, "offset", {SINCE} FROM cdc.quarantine']
     )
-    for sql in queries:
-        for topic, number, offset in con.execute(sql, {"at": at}).fetchall():
-            firsts[topic, number] = min(offset, firsts.get((topic, number), offset))
-    return firsts
+    found = con.execute(
+        f"""
+SELECT topic, partition, least(coalesce(max(_offset) FILTER (made_at < $at) + 1, 0),
+  min(_offset) FILTER (made_at >= $at))
+FROM (SELECT topic, partition FROM meta.offsets) LEFT JOIN ({rows}) USING (topic, partition) GROUP BY ALL""",
+        {"at": at},
+    ).fetchall()
+    return {(topic, number): offset for topic, number, offset in found}
