@@ -76,6 +76,8 @@ class Warehouse:
             + "; ".join(macros(self.settings.source_timezone, self.settings.business_timezone))
         )
         found = dict(con.execute("SELECT name, value FROM meta.setup").fetchall())
+        if found.pop(erasure.MARK, None):
+            con.execute(f"SET VARIABLE {erasure.MARK} = true")
         wanted = self._setup
         _refuse_changes(found, wanted)
         if found and (found == wanted or not evolve):
@@ -88,7 +90,7 @@ class Warehouse:
             for statement in self._views():
                 con.execute(statement)
             refresh.create_tables(con, self.marts)
-            con.execute("DELETE FROM meta.setup")
+            con.execute("DELETE FROM meta.setup WHERE name <> ?", [erasure.MARK])
             con.executemany("INSERT INTO meta.setup VALUES (?, ?)", list(wanted.items()))
 
     def _tables(self) -> list[str]:

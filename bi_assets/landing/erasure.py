@@ -25,6 +25,8 @@ SCHEMA = [
     "CREATE TABLE IF NOT EXISTS meta.erasure_key (key VARCHAR)",
     "CREATE TABLE IF NOT EXISTS meta.erasures (erased_at TIMESTAMP, token VARCHAR, receipt VARCHAR)",
 ]
+MARK = "is_anyone_erased"
+"""In `meta.setup` once a patient was erased, and a variable of each session since: to ask costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ def secret(con: duckdb.DuckDBPyConnection, settings: Settings) -> str:
         row = (secrets.token_hex(32),)
         con.execute("INSERT INTO meta.erasure_key VALUES (?)", row)
     return str(row[0])
+
+
+def mark(con: duckdb.DuckDBPyConnection) -> None:
+    """Have every session from now on look out for erased patients."""
+    con.execute(
+        "INSERT INTO meta.setup SELECT $mark, 'yes' "
+        "WHERE NOT EXISTS (SELECT 1 FROM meta.setup WHERE name = $mark)",
+        {"mark": MARK},
+    )
+    con.execute(f"SET VARIABLE {MARK} = true")
 
 
 def token_sql(table: str, key: str, secret: str) -> str:

@@ -133,13 +133,11 @@ def _not_landed(messages: pa.Table, landed: Mapping[int, int]) -> pa.Table:
 
 def begin(con: duckdb.DuckDBPyConnection, at: datetime) -> tuple[int, bool]:
     """Give the batch its number and time: return the number, and whether any patient was erased."""
-    batch_id, is_anyone_erased = one(
-        con, "SELECT nextval('meta.batch_ids'), EXISTS (SELECT 1 FROM meta.erased)"
-    )
+    batch_id, is_anyone_erased = one(con, f"SELECT nextval('meta.batch_ids'), getvariable('{erasure.MARK}')")
     con.execute(
         f"SET VARIABLE batch_id = {batch_id}; SET VARIABLE landed_at = TIMESTAMP '{at.isoformat(sep=' ')}'"
     )
-    return batch_id, is_anyone_erased
+    return batch_id, bool(is_anyone_erased)
 
 
 def decode(

@@ -124,6 +124,7 @@ class _Removal:
                     f"INSERT INTO meta.erased SELECT {token_sql(contract.table, 'key', self._secret)} "
                     f"FROM {_erased(contract.table)} EXCEPT FROM meta.erased"
                 )
+        erasure.mark(self._con)
         self._delete_from_quarantine(in_quarantine)
 
     def _theirs(self) -> Iterator[tuple[Contract, Owner]]:
