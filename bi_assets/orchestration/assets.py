@@ -101,6 +101,7 @@ def change_data(warehouse: Warehouse) -> dg.AssetsDefinition:
                 kinds={"duckdb"},
                 owners=OWNERS,
                 skippable=True,
+                metadata=metadata.quarantined_schema(warehouse.contracts[PATIENTS], key),
             )
         )
 
