@@ -9,6 +9,7 @@ remains. Cut off in between, it is completed by being run again.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,7 +56,6 @@ def erase(warehouse: Warehouse, patient_id: int) -> dict[str, Any]:
     if PATIENTS not in warehouse.contracts:
         raise UserError(f"The contract {PATIENTS}.toml is missing or faulty; mend it first.")
     at = datetime.now(UTC).replace(tzinfo=None)
-    receipt: dict[str, Any] = {"erased_at": at}
     in_quarantine = _read_quarantine(warehouse)
     with warehouse.open(evolve=True) as con:
         before = _mart_rows(con, warehouse)
@@ -63,19 +63,23 @@ def erase(warehouse: Warehouse, patient_id: int) -> dict[str, Any]:
             batch_id, _ = begin(con, at)
             removal = _Removal(con, warehouse, batch_id, patient_id)
             removal.run(in_quarantine)
+            removed = _begin_receipt(con, removal, at)
         refresh(con, warehouse.marts, scheduled=True)
         publish(con, warehouse.marts, warehouse.settings, anew=True)
         after = _mart_rows(con, warehouse)
-    receipt["token"] = removal.token
-    removed = removal.removed | {name: n - after[name] for name, n in before.items()}
-    receipt["removed"] = [{"from": name, "rows": n} for name, n in removed.items() if n]
+    removed += Counter({name: n - after[name] for name, n in before.items()})
     rewrite(warehouse)
-    receipt["files"] = [
-        f"{warehouse.settings.core_file}: rewritten",
-        f"{warehouse.settings.published_file}: written anew, the one before it removed",
-        *(f"{file}: removed" for file in _remove_other_files(warehouse)),
-    ]
-    receipt["beyond_reach"] = list(_BEYOND_REACH)
+    receipt: dict[str, Any] = {
+        "erased_at": at,
+        "token": removal.token,
+        "removed": _told(removed),
+        "files": [
+            f"{warehouse.settings.core_file}: rewritten",
+            f"{warehouse.settings.published_file}: written anew, the one before it removed",
+            *(f"{file}: removed" for file in _remove_other_files(warehouse)),
+        ],
+        "beyond_reach": list(_BEYOND_REACH),
+    }
     if removal.unreadable:
         receipt["beyond_reach"].append(
             f"{removal.unreadable} messages in quarantine can't be read, and may be of anybody"
@@ -86,10 +90,33 @@ def erase(warehouse: Warehouse, patient_id: int) -> dict[str, Any]:
         ]
     with warehouse.open() as con:
         con.execute(
-            "INSERT INTO meta.erasures VALUES (?, ?, ?)",
-            [at, removal.token, json.dumps(receipt, default=str)],
+            "UPDATE meta.erasures SET receipt = ? WHERE token = ? AND erased_at = ?",
+            [json.dumps(receipt, default=str), removal.token, at],
         )
     return receipt
+
+
+def _begin_receipt(con: duckdb.DuckDBPyConnection, removal: _Removal, at: datetime) -> Counter[str]:
+    """Write down what is removed, beside removing it; return it, with what one that was cut off removed."""
+    removed = Counter(removal.removed)
+    for erased_at, text in con.execute(
+        "SELECT erased_at, receipt FROM meta.erasures WHERE token = ?", [removal.token]
+    ).fetchall():
+        earlier = json.loads(text)
+        if "files" not in earlier:
+            removed += Counter({row["from"]: row["rows"] for row in earlier["removed"]})
+            con.execute(
+                "DELETE FROM meta.erasures WHERE token = ? AND erased_at = ?", [removal.token, erased_at]
+            )
+    con.execute(
+        "INSERT INTO meta.erasures VALUES (?, ?, ?)",
+        [at, removal.token, json.dumps({"removed": _told(removed)})],
+    )
+    return removed
+
+
+def _told(removed: Counter[str]) -> list[dict[str, Any]]:
+    return [{"from": name, "rows": n} for name, n in removed.items() if n]
 
 
 class _Removal:

@@ -39,7 +39,9 @@ def quarantined_schema(patients: Contract, pseudonym_key: str | None) -> dict[st
     (key,) = (c for c in patients.columns if c.name in patients.key)
     columns = [
         dg.TableColumn("id", stored_type(key, pseudonym_key), description=key.meaning),
-        dg.TableColumn("since", "TIMESTAMP", description="when the first change in quarantine was made [UTC]"),
+        dg.TableColumn(
+            "since", "TIMESTAMP", description="when the first change in quarantine was made [UTC]"
+        ),
     ]
     return {"dagster/column_schema": dg.TableSchema(columns=columns)}
 

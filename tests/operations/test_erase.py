@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import random
 import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pytest
 
+from bi_assets.definitions import definitions
 from bi_assets.landing.columns import token
 from bi_assets.operations.erase import erase
 from bi_assets.operations.quarantine import replay
 from bi_assets.operations.rewind import rewind
 from bi_assets.operations.verify import verify
 from shop.broker import EmbeddedBroker
+from tests.crash_driver import ERASED
 from tests.landing.messages import NOON, order, user
+from tests.lives import lives
 from tests.operations.desk import Desk
 
-ANNA, BEN = 700_000_000_000_000_001, 700_000_000_000_000_002
+ANNA, BEN = int(ERASED), 700_000_000_000_000_002
 """Patients whose ids are markers themselves."""
 KEY = "a pseudonym key"
 
@@ -66,10 +71,12 @@ class Life:
         log.change("orders", "c", None, bad, hours=6)
 
 
-@pytest.fixture(params=[None, KEY], ids=["plain ids", "pseudonyms"])
-def key(request: pytest.FixtureRequest) -> str | None:
-    found: str | None = request.param
-    return found
+with_and_without_pseudonyms = pytest.mark.parametrize("key", [None, KEY], ids=["plain ids", "pseudonyms"])
+
+
+@pytest.fixture
+def key() -> str | None:
+    return KEY
 
 
 @pytest.fixture
@@ -132,6 +139,7 @@ def files_with(folder: Path, text: str) -> set[str]:
     return {f.name for f in folder.rglob("*") if f.is_file() and text.encode() in f.read_bytes()}
 
 
+@with_and_without_pseudonyms
 def test_nothing_remains_of_an_erased_patient_in_any_column_or_byte(
     desk: Desk, life: Life, key: str | None
 ) -> None:
@@ -189,6 +197,7 @@ def test_another_patient_keeps_everything(desk: Desk, life: Life, key: str | Non
     assert verify(desk.warehouse).ok
 
 
+@with_and_without_pseudonyms
 def test_what_is_read_again_of_an_erased_patient_does_not_land(desk: Desk, life: Life) -> None:
     erase(desk.warehouse, ANNA)
     before = desk.contents()
@@ -200,6 +209,7 @@ def test_what_is_read_again_of_an_erased_patient_does_not_land(desk: Desk, life:
     assert not any(columns_with(desk.settings.data_dir, life.markers).values())
 
 
+@with_and_without_pseudonyms
 def test_what_comes_new_of_an_erased_patient_is_counted_and_not_kept(
     desk: Desk, life: Life, key: str | None
 ) -> None:
@@ -216,6 +226,7 @@ def test_what_comes_new_of_an_erased_patient_is_counted_and_not_kept(
     assert desk.query("SELECT sum(erased) FROM meta.batches")[0][0] >= 9
 
 
+@with_and_without_pseudonyms
 def test_an_order_that_was_another_patients_once(desk: Desk, key: str | None) -> None:
     """What is theirs now goes with its history; what was theirs and is another's stays from then on."""
     log = desk.log
@@ -260,3 +271,57 @@ def test_a_mart_that_fails_its_check_is_not_published_as_it_was(
     desk.write("INSERT INTO meta.checks VALUES ('orders_with_discount', 'made_up', 'error', 1, NULL, true)")
     erase(desk.warehouse, ANNA)
     assert not columns_with(desk.settings.publish_dir, [stored_id(ANNA, key)])[stored_id(ANNA, key)]
+
+
+def test_one_that_is_killed_again_and_again_is_completed_by_the_next(
+    broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    rng = random.Random(7)
+    desk = Desk(broker, tmp_path / "data")
+    life = Life()
+    life.live(desk, ANNA, 100)
+    life.live(desk, BEN, 200)
+    desk.sync()
+    longest, committed = 0.5, 0
+    with lives(desk.settings, "erase") as erasures:
+        while committed < 3 and not erasures.live(rng.uniform(0.1, longest)):
+            longest *= 1.2
+            committed += desk.query("SELECT count(*) FROM meta.erased") != [(0,)]
+        assert erasures.live(60)
+    assert erasures.kills
+    assert not any(columns_with(desk.settings.data_dir, [*life.markers, str(ANNA)]).values())
+    assert not [m for m in [*life.markers, str(ANNA)] if files_with(desk.settings.data_dir, m)]
+    # One that was killed at its very end was complete.
+    receipts = [json.loads(receipt) for (receipt,) in desk.query("SELECT receipt FROM meta.erasures")]
+    assert all(receipt["files"] for receipt in receipts)
+    assert [row["rows"] for r in receipts for row in r["removed"] if row["from"] == "cdc.orders"] == [2]
+    assert verify(desk.warehouse).ok
+
+
+def test_nothing_remains_in_what_dagster_keeps(
+    broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(broker, tmp_path / "data", pseudonym_key=KEY)
+    life = Life()
+    life.live(desk, ANNA, 100)
+    life.live(desk, BEN, 200)
+    desk.send()
+    environment = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+        "BI_PSEUDONYM_KEY": KEY,
+        "BI_DATA_DIR": str(desk.settings.data_dir),
+        "BI_LINGER_SECONDS": "0.1",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    home = desk.settings.dagster_home
+    home.mkdir(parents=True)
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        job = definitions().resolve_job_def("micro_batch")
+        assert job.execute_in_process(instance=instance).success
+    assert any(home.rglob("*.db"))
+    assert desk.query("SELECT count(*) FROM cdc.orders") == [(4,)]
+    assert files_with(desk.settings.data_dir, stored_id(ANNA, KEY))
+    erase(desk.warehouse, ANNA)
+    for form in (*life.markers, str(ANNA), stored_id(ANNA, KEY)):
+        assert not files_with(desk.settings.data_dir, form), form
