@@ -197,7 +197,6 @@ def test_another_patient_keeps_everything(desk: Desk, life: Life, key: str | Non
     assert verify(desk.warehouse).ok
 
 
-@with_and_without_pseudonyms
 def test_what_is_read_again_of_an_erased_patient_does_not_land(desk: Desk, life: Life) -> None:
     erase(desk.warehouse, ANNA)
     before = desk.contents()
@@ -226,7 +225,6 @@ def test_what_comes_new_of_an_erased_patient_is_counted_and_not_kept(
     assert desk.query("SELECT sum(erased) FROM meta.batches")[0][0] >= 9
 
 
-@with_and_without_pseudonyms
 def test_an_order_that_was_another_patients_once(desk: Desk, key: str | None) -> None:
     """What is theirs now goes with its history; what was theirs and is another's stays from then on."""
     log = desk.log

@@ -20,7 +20,7 @@ from tests.platform import assert_published_as_the_oracle
 
 BEGINNING = "1970-01-01"
 WORLD = World(3, (20,) * 20)
-KILLS = 6
+KILLS = 4
 
 
 def test_a_rewind_to_the_beginning_changes_nothing(desk: Desk) -> None:
@@ -90,10 +90,10 @@ def test_only_the_range_is_read(desk: Desk) -> None:
     assert as_published.read == 3
 
 
-@pytest.mark.parametrize("to", ["yesterday", "users/0", "users:7", "{]"])
-def test_what_is_neither_time_nor_offsets_is_told(desk: Desk, to: str) -> None:
-    with pytest.raises(UserError, match="neither a time"):
-        rewind(desk.warehouse, to)
+def test_what_is_neither_time_nor_offsets_is_told(desk: Desk) -> None:
+    for to in ("yesterday", "users/0", "users:7", "{]"):
+        with pytest.raises(UserError, match="neither a time"):
+            rewind(desk.warehouse, to)
 
 
 def test_a_partition_that_never_landed_is_told(desk: Desk) -> None:
