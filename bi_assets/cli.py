@@ -74,7 +74,7 @@ def sync(as_json: bool) -> None:
     with landing_progress(quiet=as_json) as told:
         outcome = run_sync(platform, told)
     counts = {name: sum(batch.counts[name] for batch in outcome.landed) for name in
-              ("messages", "landed", "duplicates", "tombstones", "quarantined")}  # fmt: skip
+              ("messages", "landed", "duplicates", "tombstones", "quarantined", "erased")}  # fmt: skip
     result = {
         **counts,
         "refreshed": {r.mart.name: {"rows": r.rows, "days": None if r.days is None else len(r.days)}

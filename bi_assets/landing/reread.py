@@ -152,6 +152,9 @@ class Rereading:
             )
 
     def _landed_only(self, topic: str, messages: pa.Table) -> pa.Table:
-        ends = {p.number: end for p, end in self._ends.items() if p.topic == topic}
-        limits = pa.array([ends[number] for number in messages.column("partition").to_pylist()], pa.int64())
-        return messages.filter(pc.less(messages.column("offset"), limits))
+        has_landed = pa.array([False] * messages.num_rows)
+        for partition, end in self._ends.items():
+            if partition.topic == topic:
+                here = pc.equal(messages.column("partition"), partition.number)
+                has_landed = pc.or_(has_landed, pc.and_(here, pc.less(messages.column("offset"), end)))
+        return messages.filter(has_landed)
