@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -18,6 +19,10 @@ from bi_assets.demo import demo as run_demo
 from bi_assets.errors import UserError
 from bi_assets.micro_batch import sweep as run_sweep
 from bi_assets.micro_batch import sync as run_sync
+from bi_assets.operations.erase import erase
+from bi_assets.operations.quarantine import replay, show
+from bi_assets.operations.rewind import rewind
+from bi_assets.operations.verify import verify
 from bi_assets.outputs.preview import first_results
 from bi_assets.platform import warehouse
 from bi_assets.settings import Settings
@@ -70,7 +75,7 @@ def sync(as_json: bool) -> None:
     with landing_progress(quiet=as_json) as told:
         outcome = run_sync(platform, told)
     counts = {name: sum(batch.counts[name] for batch in outcome.landed) for name in
-              ("messages", "landed", "duplicates", "tombstones", "quarantined")}  # fmt: skip
+              ("messages", "landed", "duplicates", "tombstones", "quarantined", "erased")}  # fmt: skip
     result = {
         **counts,
         "refreshed": {r.mart.name: {"rows": r.rows, "days": None if r.days is None else len(r.days)}
@@ -177,6 +182,109 @@ def sweep(table: str, apply: bool, as_json: bool) -> None:
         _print_dicts(f"Rows of {table} {what}: snapshot of {found.taken_at} (UTC)", rows)
         if not apply:
             console.print(f"`pharmacy-bi sweep {table} --apply` deletes them here, too.")
+
+
+@quarantine.command("show")
+@click.argument("place")
+@as_json
+@told_plainly
+def quarantine_show(place: str, as_json: bool) -> None:
+    """Show a message in quarantine: where it is, what is wrong, and what it says, personal data masked.
+
+    PLACE is TABLE/PARTITION/OFFSET, such as orders/0/42.
+    """
+    found = show(warehouse(Settings.from_environment()), place)
+    if as_json:
+        _print_json(found)
+        return
+    message = found.pop("message")
+    _print_dicts("In quarantine", [found], upright=True)
+    console.print(message if isinstance(message, str) else json.dumps(message, indent=2), markup=False)
+
+
+@quarantine.command("replay")
+@click.argument("places", nargs=-1, metavar="[PLACE]...")
+@as_json
+@told_plainly
+def quarantine_replay(places: tuple[str, ...], as_json: bool) -> None:
+    """Try to land the messages in quarantine again: all, or those at these places.
+
+    A PLACE is TABLE/PARTITION/OFFSET, such as orders/0/42. What lands leaves quarantine.
+    """
+    done = replay(warehouse(Settings.from_environment()), places)
+    if as_json:
+        _print_json(asdict(done))
+        return
+    console.print(
+        f"{done.read:,} read again, {done.landed:,} landed, {done.still_quarantined:,} still in quarantine, "
+        f"{len(done.lost):,} lost"
+    )
+    for place, why in done.lost.items():
+        console.print(f"[red]![/red] {place} is lost: {why}. Snapshot its row again at the connector.")
+
+
+@main.command("rewind")
+@click.option("--to", required=True, metavar="TIME|OFFSETS", help="Where to begin; see above.")
+@as_json
+@told_plainly
+def rewind_command(to: str, as_json: bool) -> None:
+    """Read a range of Kafka again, and replace what it left in the change logs.
+
+    TIME is that of the change at the shop, such as 2026-05-01T12:00 (UTC) or 2026-05-01T12:00+02:00;
+    OFFSETS are such as orders/0:1200,users/0:35. What Kafka no longer has stays as it is.
+    """
+    with landing_progress(quiet=as_json) as told:
+        done = rewind(warehouse(Settings.from_environment()), to, told)
+    if as_json:
+        _print_json(asdict(done))
+        return
+    console.print(
+        f"{done.read:,} read again: {done.replaced:,} rows replaced, {done.landed:,} new, "
+        f"{done.quarantined:,} in quarantine"
+    )
+    for where, offset in done.begins.items():
+        gone = done.gone.get(where, 0)
+        kept = f"; Kafka no longer has {gone:,} of its offsets, what they left stays" if gone else ""
+        console.print(f"{where}: from {offset:,}{kept}")
+    if done.refreshed:
+        console.print("refreshed: " + ", ".join(done.refreshed))
+
+
+@main.command("verify")
+@as_json
+@told_plainly
+def verify_command(as_json: bool) -> None:
+    """Compute everything from the change logs again, and compare; exit code 1 where anything differs."""
+    found = verify(warehouse(Settings.from_environment()))
+    if as_json:
+        _print_json(asdict(found) | {"ok": found.ok})
+    else:
+        for sentence in found.differences:
+            console.print(f"[red]![/red] {sentence}")
+        for note in found.not_compared:
+            console.print(note)
+        console.print(f"{found.rows:,} rows of {found.tables} tables compared")
+        if found.ok:
+            console.print("[green]everything is as the change logs say[/green]")
+    sys.exit(0 if found.ok else 1)
+
+
+@main.command("erase")
+@click.argument("patient_id", type=int)
+@as_json
+@told_plainly
+def erase_command(patient_id: int, as_json: bool) -> None:
+    """Remove a patient from every file, and keep them out; prints the receipt."""
+    receipt = erase(warehouse(Settings.from_environment()), patient_id)
+    if as_json:
+        _print_json(receipt)
+        return
+    console.print(f"erased at {receipt['erased_at']} (UTC); token {receipt['token']}")
+    _print_dicts("Removed", receipt["removed"])
+    for title, name in (("Rewritten", "files"), ("Beyond reach", "beyond_reach")):
+        console.print(f"[bold]{title}[/bold]")
+        for line in receipt[name]:
+            console.print(f"- {line}")
 
 
 port = click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI, on loopback.")

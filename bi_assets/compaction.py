@@ -47,12 +47,23 @@ def compact(warehouse: Warehouse, worth_it: int = WORTH_IT_BYTES) -> Compacted |
 
     Errors: `RuntimeError` where the draft is not the same; the file is left as it is then.
     """
+    return _rewrite(warehouse, worth_it)
+
+
+def rewrite(warehouse: Warehouse) -> Compacted:
+    """Rewrite the core file, so that nothing remains in it of what was deleted; as `compact` otherwise."""
+    compacted = _rewrite(warehouse, None)
+    assert compacted
+    return compacted
+
+
+def _rewrite(warehouse: Warehouse, worth_it: int | None) -> Compacted | None:
     core = warehouse.settings.core_file
     draft = core.with_name(f".{core.name}.draft")
     with warehouse.open() as con:
         for left_by_a_crash in core.parent.glob(f"{draft.name}*"):
             left_by_a_crash.unlink()
-        if not _is_worth_it(con, worth_it):
+        if worth_it is not None and not _is_worth_it(con, worth_it):
             return None
         before = core.stat().st_size
         attach(con, draft, "draft")

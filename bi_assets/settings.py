@@ -34,6 +34,7 @@ class Settings:
     first_date: date = date(2010, 1, 1)
     linger_seconds: float = 5.0
     pseudonym_key: str | None = None
+    quarantine_key: str | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -108,6 +109,7 @@ VARIABLES = {
     "first_date": "BI_FIRST_DATE",
     "linger_seconds": "BI_LINGER_SECONDS",
     "pseudonym_key": "BI_PSEUDONYM_KEY",
+    "quarantine_key": "BI_QUARANTINE_KEY",
 }
 
 

@@ -39,6 +39,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
             "schema_drift": _rows(con, "SELECT * FROM meta.drift ORDER BY table_name, column_name"),
             "counts": _rows(con, f"SELECT {_TOTALS} FROM meta.batches")[0],
             "outside_partitions": _outside_partitions(con, warehouse),
+            "quarantined_orders": _quarantined_orders(con, warehouse),
             "bytes": sizes(settings),
         }
         for row in _rows(con, "SELECT complete_through, as_of FROM meta.progress"):
@@ -75,6 +76,11 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
     if quarantined := sum(table["quarantined"] for table in found["tables"]):
         found["problems"].append(
             f"{quarantined} messages are in quarantine; see `pharmacy-bi quarantine list`."
+        )
+    if in_doubt := found["quarantined_orders"]:
+        found["notes"].append(
+            f"{in_doubt} orders stay out of the averages by discount while a change of their patient is in "
+            "quarantine."
         )
     found["problems"] += [
         f"{mart['mart']}: fails {mart['failing']}; its last good version stays published."
@@ -142,7 +148,8 @@ def quarantined(warehouse: Warehouse) -> Rows:
     """Return every message in quarantine: where it is in Kafka, its cause and what to do."""
     with warehouse.open() as con:
         return _rows(con, """
-SELECT topic, partition, "offset", key_token AS key, cause, what_to_do, quarantined_at
+SELECT topic, partition, "offset", key_token AS key, cause, what_to_do, quarantined_at,
+  payload IS NOT NULL AS payload_kept
 FROM cdc.quarantine ORDER BY topic, partition, "offset\"""")  # fmt: skip
 
 
@@ -179,6 +186,15 @@ def _outside_partitions(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) ->
         "SELECT count(*) AS n FROM marts.orders_with_discount WHERE order_date < $first "
         "OR order_date > business_date(CAST(now() AS TIMESTAMP)) + 1",
         first=warehouse.settings.first_date,
+    )
+    return int(row["n"])
+
+
+def _quarantined_orders(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> int:
+    if "orders_with_discount" not in warehouse.marts:
+        return 0
+    (row,) = _rows(
+        con, "SELECT count(*) AS n FROM marts.orders_with_discount WHERE discount_source = 'quarantined'"
     )
     return int(row["n"])
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import duckdb
 
-from bi_assets.contracts.contract import Contract
+from bi_assets.contracts.contract import PATIENTS, Contract
 from bi_assets.errors import UserError
 from bi_assets.history import touched, versions
 from bi_assets.landing import (
     change_log,
     clocks,
     drift,
+    erasure,
     land,
     offsets,
     quarantine,
@@ -90,6 +91,8 @@ class Warehouse:
             + "; ".join(macros(self.settings.source_timezone, self.settings.business_timezone))
         )
         found = dict(con.execute("SELECT name, value FROM meta.setup").fetchall())
+        if found.pop(erasure.MARK, None):
+            con.execute(f"SET VARIABLE {erasure.MARK} = true")
         wanted = self._setup
         _refuse_changes(found, wanted)
         if found and (found == wanted or not evolve):
@@ -102,12 +105,12 @@ class Warehouse:
             for statement in self._views():
                 con.execute(statement)
             refresh.create_tables(con, self.marts)
-            con.execute("DELETE FROM meta.setup")
+            con.execute("DELETE FROM meta.setup WHERE name <> ?", [erasure.MARK])
             con.executemany("INSERT INTO meta.setup VALUES (?, ?)", list(wanted.items()))
 
     def _tables(self) -> list[str]:
         statements = [f"CREATE SCHEMA IF NOT EXISTS {s}" for s in ("cdc", "history", "state", "marts")]
-        landing = (land, offsets, drift, quarantine, clocks, sweep, transactions, truncates)
+        landing = (land, offsets, drift, quarantine, erasure, clocks, sweep, transactions, truncates)
         for module in (*landing, touched, refresh, changed, generations):
             statements += module.SCHEMA
         for contract in self.contracts.values():
@@ -116,7 +119,10 @@ class Warehouse:
 
     def _views(self) -> list[str]:
         key, timezone = self.settings.pseudonym_key, self.settings.business_timezone
-        return [s for c in self.contracts.values() for s in versions.create_sql(c, key, timezone)]
+        views = [s for c in self.contracts.values() for s in versions.create_sql(c, key, timezone)]
+        if PATIENTS in self.contracts:
+            views.append(quarantine.patients_sql(self.contracts[PATIENTS], key))
+        return views
 
     @cached_property
     def _setup(self) -> dict[str, str]:

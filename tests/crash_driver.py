@@ -4,8 +4,8 @@ Everything is imported first and each life is forked from that, so that a life c
 costs, not a second of imports. The driver itself never opens DuckDB or Kafka: what these keep in
 memory would not survive a fork.
 
-The argument is the work: `sync` or `compact`. Each line of stdin is a number of seconds to live; the
-answer is `killed` or `done`.
+The argument is the work: `sync`, `rewind`, `erase` or `compact`. Each line of stdin is a number of seconds to
+live; the answer is `killed` or `done`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ from bi_assets.settings import Settings
 
 BATCH_MESSAGES = 7
 """Small, so that a life has many transactions to die in."""
+ERASED = "700000000000000001"
+"""The patient whom `erase` removes."""
 
 
 WORK: dict[str, Callable[[], object]] = {
     "sync": lambda: pharmacy_bi(["sync"], standalone_mode=False),
+    "rewind": lambda: pharmacy_bi(["rewind", "--to", "1970-01-01"], standalone_mode=False),
+    "erase": lambda: pharmacy_bi(["erase", ERASED], standalone_mode=False),
     "compact": lambda: compact(warehouse(Settings.from_environment()), worth_it=1),
 }
 

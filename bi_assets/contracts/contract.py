@@ -13,6 +13,8 @@ from typing import Any
 CONTRACTS = Path(__file__).parent
 SCHEMA_CHANGES = ("report", "accept", "quarantine")
 PRIVACY_CLASSES = ("key", "business", "pseudonym", "excluded")
+PATIENTS = "users"
+"""The table of the patients. A pseudonym names one of them unless `belongs_to` says otherwise."""
 _STORED = {
     "bigint": "BIGINT",
     "int": "INTEGER",
@@ -34,7 +36,8 @@ class Column:
 
     `type` is the MySQL type; `required` means the shop must have the column, `not_null` that
     every row must fill it; `minimum` and `maximum` bound numbers; `when_absent` is stored where
-    the shop's row has no such column at all (unlike null).
+    the shop's row has no such column at all (unlike null); `belongs_to` is the table that the value is
+    a key of, where a row is a part of that row and goes when it is erased.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Column:
     minimum: Decimal | None = None
     maximum: Decimal | None = None
     when_absent: str | None = None
+    belongs_to: str | None = None
 
     @property
     def stored_type(self) -> str:
@@ -136,7 +140,7 @@ def _column(path: Path, text: str, name: str, declared: Any) -> Column:
     if not isinstance(declared, dict):
         raise ContractError(f"{where}: write it as {{ type = ..., privacy = ... }}.")
     unknown = set(declared) - {
-        "type", "privacy", "meaning", "required", "not_null", "min", "max", "when_absent",
+        "type", "privacy", "meaning", "required", "not_null", "min", "max", "when_absent", "belongs_to",
     }  # fmt: skip
     if unknown:
         raise ContractError(f"{where}: unknown setting {', '.join(sorted(unknown))}.")
@@ -158,6 +162,7 @@ def _column(path: Path, text: str, name: str, declared: Any) -> Column:
         minimum=_bound(where, declared.get("min")),
         maximum=_bound(where, declared.get("max")),
         when_absent=declared.get("when_absent"),
+        belongs_to=declared.get("belongs_to", PATIENTS if declared["privacy"] == "pseudonym" else None),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 
 import duckdb
 
+from bi_assets.contracts.contract import PATIENTS
 from bi_assets.history.versions import BEGINNING, OPEN_END
 
 _OWN_DAY = "SELECT DISTINCT business_date FROM changed_{table} WHERE valid_to = " + OPEN_END
@@ -86,6 +87,23 @@ def record(
                 "EXCEPT SELECT kind, day FROM meta.touched",
                 {"kind": kind},
             )
+
+
+def record_quarantined(
+    con: duckdb.DuckDBPyConnection, known: Collection[str], batch_id: int, entries: str
+) -> None:
+    """Add the days of the orders of patients who came into quarantine, or left it.
+
+    `entries` is SQL for them: `key_token`, and the time `since` which the patient's row is in doubt.
+    """
+    set_version(con, [f"history.quarantined_{PATIENTS}"], batch_id)
+    if DAYS_OF["order_date"] in known:
+        con.execute(f"""
+INSERT INTO meta.touched
+SELECT DISTINCT 'order_date', o.business_date
+FROM history.orders o JOIN ({entries}) q ON CAST(o.user_id AS VARCHAR) = q.key_token AND o.date >= q.since
+WHERE o.valid_to = {OPEN_END}
+EXCEPT SELECT kind, day FROM meta.touched""")
 
 
 def set_version(con: duckdb.DuckDBPyConnection, names: Iterable[str], version: int) -> None:

@@ -138,11 +138,11 @@ def upgrade(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     rebuild(con, contract)
 
 
-def rebuild(con: duckdb.DuckDBPyConnection, contract: Contract) -> None:
-    """Compute the versions of every key from the change log again."""
+def rebuild(con: duckdb.DuckDBPyConnection, contract: Contract, only: str = "") -> None:
+    """Compute versions from the change log again: of every key, or `only` of those that SQL joins."""
     con.execute(f"""
 CREATE OR REPLACE TEMP TABLE rows_before AS
-SELECT rowid AS _id, *, _source_ts AS _at, 1 AS _first_no FROM cdc.{quote(contract.table)}""")
+SELECT rowid AS _id, *, _source_ts AS _at, 1 AS _first_no FROM cdc.{quote(contract.table)} {only}""")
     _put_in_order(con, contract, one_epoch=False)
     _move(con, contract)
 

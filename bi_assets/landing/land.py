@@ -7,9 +7,10 @@ history, or not at all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -21,6 +22,7 @@ from bi_assets.landing import (
     clocks,
     drift,
     duplicates,
+    erasure,
     offsets,
     quarantine,
     rekeyed,
@@ -40,6 +42,7 @@ SCHEMA = [
         tombstones BIGINT, quarantined BIGINT, repeated_hour BIGINT, missing_hour BIGINT)""",
     "ALTER TABLE meta.batches ADD COLUMN IF NOT EXISTS truncates BIGINT DEFAULT 0",
     "ALTER TABLE meta.batches ADD COLUMN IF NOT EXISTS truncated BIGINT DEFAULT 0",
+    "ALTER TABLE meta.batches ADD COLUMN IF NOT EXISTS erased BIGINT",
 ]
 
 
@@ -48,8 +51,8 @@ class Landed:
     """What became of a batch.
 
     `counts`: messages, landed, duplicates, tombstones, quarantined, wall times in a repeated or missing
-    hour, truncates, and the deletes that these made; `tables`: rows landed by source table, these deletes
-    included.
+    hour, truncates, the deletes that these made, and what belongs to an erased patient; `tables`: rows
+    landed by source table, the deletes of truncates included.
     """
 
     batch_id: int
@@ -65,15 +68,11 @@ def land(
     settings: Settings,
 ) -> Landed:
     """Land a batch and bring history up to date. Call it inside a transaction."""
-    batch_id, truncated = one(
-        con, "SELECT nextval('meta.batch_ids'), (SELECT list(DISTINCT table_name) FROM meta.truncates)"
-    )
-    con.execute(
-        f"SET VARIABLE batch_id = {batch_id}; "
-        f"SET VARIABLE landed_at = TIMESTAMP '{batch.read_at.isoformat(sep=' ')}'"
-    )
+    begun = begin(con, batch.read_at)
+    batch_id = begun.batch_id
     counts: Counter[str] = Counter()
     tables: dict[str, int] = {}
+    kept_out: list[str] = []
     offsets.restart(con, batch.restarts, batch.read_at)
     landed = offsets.landed_offsets(con)
     offsets.start_positions(con)
@@ -86,13 +85,14 @@ def land(
         messages = _not_landed(batch.messages[topic], {p.number: landed.get(p, 0) for p in partitions})
         counts["messages"] += messages.num_rows
         counts["tombstones"] += messages.column("value").null_count
-        decoded, sent = _decode(con, contract, topic, messages, settings)
-        counts += decoded
+        found, sent = decode(
+            con, contract, topic, partitions[0].source, messages, batch.links.get(topic, ()), settings,
+            contracts, begun,
+        )  # fmt: skip
+        counts += found
         newest += sent
-        if topic in batch.links:
-            rekeyed.record(con, contract, batch.links[topic], settings.pseudonym_key)
-        if decoded["truncates"] or table in (truncated or ()):
-            counts["truncated"] += truncates.close(con, contract)
+        if found["erased"]:
+            kept_out.append(table)
         drift.record(con, contract, messages)
         staged = duplicates.stage(con, contract, topic, partitions[0].source)
         counts["duplicates"] += staged.duplicates
@@ -103,6 +103,12 @@ def land(
                 sweep.note_runs(con, contract)
             versions.append(con, contract, settings.pseudonym_key, settings.business_timezone)
     touched.record(con, tables, contracts, batch_id)
+    if kept_out:
+        touched.record(con, erasure.take_back(con, kept_out, contracts), contracts, batch_id)
+    if counts["quarantined"]:
+        touched.record_quarantined(
+            con, contracts, batch_id, quarantine.entries_sql("batch_id = getvariable('batch_id')")
+        )
     counts["landed"] = sum(tables.values()) - counts["truncated"]
     offsets.advance(con, batch)
     offsets.record_losses(con, batch.losses, batch.read_at)
@@ -135,6 +141,7 @@ COUNTS = (
     "missing_hour",
     "truncates",
     "truncated",
+    "erased",
 )
 
 
@@ -154,19 +161,45 @@ def _not_landed(messages: pa.Table, landed: Mapping[int, int]) -> pa.Table:
     return messages
 
 
-def _decode(
+class Begun(NamedTuple):
+    """A batch that has its number, and what is out of the ordinary: see `erasure`, `truncates`."""
+
+    batch_id: int
+    is_anyone_erased: bool
+    truncated: frozenset[str]
+
+
+def begin(con: duckdb.DuckDBPyConnection, at: datetime) -> Begun:
+    """Give the batch its number and time (naive UTC)."""
+    batch_id, is_anyone_erased, truncated = one(
+        con,
+        f"SELECT nextval('meta.batch_ids'), getvariable('{erasure.MARK}'), "
+        "(SELECT list(DISTINCT table_name) FROM meta.truncates)",
+    )
+    con.execute(
+        f"SET VARIABLE batch_id = {batch_id}; SET VARIABLE landed_at = TIMESTAMP '{at.isoformat(sep=' ')}'"
+    )
+    return Begun(batch_id, bool(is_anyone_erased), frozenset(truncated or ()))
+
+
+def decode(
     con: duckdb.DuckDBPyConnection,
     contract: Contract,
     topic: str,
+    source: tuple[str, str],
     messages: pa.Table,
+    links: Sequence[rekeyed.Link],
     settings: Settings,
+    contracts: Mapping[str, Contract],
+    begun: Begun,
 ) -> tuple[Counter[str], list[clocks.Sent]]:
     """Make `decoded`; count what went to quarantine, the truncates, and the odd hours of the others.
 
     Returns the newest change as well, where Kafka tells when it was sent.
 
     A message that the decoder itself chokes on is found by halving the batch: it is set aside,
-    and everything around it lands.
+    and everything around it lands. `source` is (cluster id, topic id or name); `links` are those of
+    changed keys.
     """
     sql = decode_sql(contract, topic, settings)
     undecodable = 0
@@ -175,10 +208,11 @@ def _decode(
     except duckdb.Error:
         sound, choking = _halve(con, sql, messages)
         _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
-        quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), settings)
+        quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), source, settings)
         undecodable = sum(table.num_rows for table in choking)
     if contract.schema_changes == "quarantine":
         drift.refuse(con, contract, messages)
+    erased = erasure.keep_out(con, contract, contracts, settings) if begun.is_anyone_erased else 0
     faulty, repeated, missing, truncated, future, sent_ms, made_at = one(con, f"""
 SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::BIGINT,
   coalesce(sum(_missing_hour) FILTER (_cause IS NULL), 0)::BIGINT,
@@ -189,12 +223,21 @@ FROM decoded""")  # fmt: skip
         truncates.take(con, contract)
         faulty -= truncated
     if faulty:
-        quarantine.add(con, contract, messages, settings)
+        quarantine.add(con, contract, messages, source, settings)
     if future:
         clocks.correct(con)
+    if links:
+        rekeyed.record(con, contract, links, settings.pseudonym_key)
     counts = Counter(
-        quarantined=undecodable + faulty, repeated_hour=repeated, missing_hour=missing, truncates=truncated
-    )
+        quarantined=undecodable + faulty, repeated_hour=repeated, missing_hour=missing, truncates=truncated,
+        erased=erased,
+    )  # fmt: skip
+    if truncated or contract.table in begun.truncated:
+        counts["truncated"] = truncates.close(con, contract)
+    if begun.is_anyone_erased and counts["quarantined"]:
+        unreadable = erasure.keep_out_of_quarantine(con, settings)
+        counts["erased"] += unreadable
+        counts["quarantined"] -= unreadable
     return counts, [clocks.Sent.of(sent_ms, made_at)] if sent_ms and made_at else []
 
 

@@ -17,7 +17,7 @@ amount_subtotal = { unit = "money", meaning = "the goods after discount, without
 net_goods       = { unit = "money", meaning = "the goods less what was paid back: the revenue" }
 discount        = { unit = "percent", meaning = "the patient's discount at that moment as the shop stores it, negative: -5 is 5 % off" }
 discount_pct    = { unit = "percent", meaning = "the same, positive: 5 is 5 % off" }
-discount_source = "asof: known then; asof_null: known that there was none; backfill_first_known: ordered before the first version known of the patient, whose discount is assumed; missing_patient: no such patient then"
+discount_source = "asof: known then; asof_null: known that there was none; backfill_first_known: ordered before the first version known of the patient, whose discount is assumed; missing_patient: no such patient then; quarantined: what the shop said of the patient by then could not land, and no discount is given until it does"
 match_quality   = "exact; same_second: the discount changed in the second of the order; not_exact: it is not known since when the discount was in force"
 patient_practitioner_id_asof = "the practitioner whom the patient belonged to at that moment"
 n_order_versions      = { unit = "count", meaning = "versions of the order so far, its deletion included" }
@@ -59,7 +59,8 @@ severity = "warning"
 -- 2. Goods paid back are those of its items; where items say nothing, the order's own figure.
 -- 3. The discount is that of the patient's version in force at the order's own time, whenever the
 --    order was corrected since.
--- 4. Before the patient's first known version, that version's discount is assumed, and marked.
+-- 4. From when on a change of the patient is in quarantine, nothing is known.
+-- 5. Before the patient's first known version, that version's discount is assumed, and marked.
 WITH newest AS (
   SELECT *
   FROM history.orders
@@ -81,6 +82,7 @@ in_force AS (
     v.valid_from_is_exact AS since_is_exact,
     v.valid_from AS since,
     CASE
+      WHEN q.id IS NOT NULL THEN 'quarantined'
       WHEN v.id IS NULL OR (v.is_deleted AND o.date >= v.valid_from) THEN 'missing_patient'
       WHEN v.version_no = 0 OR o.date < v.valid_from THEN 'backfill_first_known'
       WHEN v.practitioner_discount IS NULL THEN 'asof_null'
@@ -91,12 +93,16 @@ in_force AS (
   FROM paid_back o
   LEFT JOIN history.users v
     ON v.id = o.user_id AND o.date < v.valid_to AND (o.date >= v.valid_from OR v.is_first)
+  LEFT JOIN state.quarantined_users q
+    ON q.id = o.user_id AND o.date >= q.since
 ),
 known AS (
   SELECT
     *,
-    CASE WHEN discount_source <> 'missing_patient' THEN practitioner_discount END AS stored_discount,
-    CASE WHEN discount_source <> 'missing_patient' THEN practitioner_then END AS patient_practitioner_id_asof
+    CASE WHEN discount_source NOT IN ('missing_patient', 'quarantined') THEN practitioner_discount END
+      AS stored_discount,
+    CASE WHEN discount_source NOT IN ('missing_patient', 'quarantined') THEN practitioner_then END
+      AS patient_practitioner_id_asof
   FROM in_force
 )
 SELECT
@@ -121,7 +127,7 @@ SELECT
   CAST(-stored_discount AS DECIMAL(5, 2)) AS discount_pct,
   discount_source,
   CASE
-    WHEN discount_source = 'missing_patient' THEN NULL
+    WHEN discount_source IN ('missing_patient', 'quarantined') THEN NULL
     WHEN discount_source = 'backfill_first_known' OR NOT since_is_exact THEN 'not_exact'
     WHEN date_trunc('second', date) = date_trunc('second', since) THEN 'same_second'
     ELSE 'exact'

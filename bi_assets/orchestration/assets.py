@@ -7,6 +7,7 @@ from datetime import date
 
 import dagster as dg
 
+from bi_assets.contracts.contract import PATIENTS
 from bi_assets.micro_batch import Pace, linger, recompute
 from bi_assets.orchestration import keys, metadata
 from bi_assets.orchestration.report import Reporter, check_result
@@ -87,6 +88,20 @@ def change_data(warehouse: Warehouse) -> dg.AssetsDefinition:
                 owners=OWNERS,
                 skippable=True,
                 metadata=metadata.stored_schema(contract, key) | metadata.same_columns(contract, log),
+            )
+        )
+    if PATIENTS in warehouse.contracts:
+        specs.append(
+            dg.AssetSpec(
+                keys.history(f"quarantined_{PATIENTS}"),
+                deps=[keys.topic(PATIENTS)],
+                group_name="history",
+                description="Patients of whom a change is in quarantine, and since when: "
+                "`pharmacy-bi quarantine list`.",
+                kinds={"duckdb"},
+                owners=OWNERS,
+                skippable=True,
+                metadata=metadata.quarantined_schema(warehouse.contracts[PATIENTS], key),
             )
         )
 

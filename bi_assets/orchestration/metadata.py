@@ -34,6 +34,18 @@ def stored_schema(contract: Contract, pseudonym_key: str | None) -> dict[str, dg
     return {"dagster/column_schema": dg.TableSchema(columns=columns)}
 
 
+def quarantined_schema(patients: Contract, pseudonym_key: str | None) -> dict[str, dg.TableSchema]:
+    """Return the columns of `state.quarantined_users`."""
+    (key,) = (c for c in patients.columns if c.name in patients.key)
+    columns = [
+        dg.TableColumn("id", stored_type(key, pseudonym_key), description=key.meaning),
+        dg.TableColumn(
+            "since", "TIMESTAMP", description="when the first change in quarantine was made [UTC]"
+        ),
+    ]
+    return {"dagster/column_schema": dg.TableSchema(columns=columns)}
+
+
 def same_columns(contract: Contract, of: dg.AssetKey) -> dict[str, dg.TableColumnLineage]:
     """Return the lineage of a table whose contract columns are those of another one."""
     return _lineage({name: [(of, name)] for name in contract.names})

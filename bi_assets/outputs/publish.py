@@ -50,10 +50,13 @@ class Published:
         return pause(self.seconds)
 
 
-def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings: Settings) -> Published:
+def publish(
+    con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings: Settings, *, anew: bool = False
+) -> Published:
     """Publish every mart, and `_meta` about them.
 
-    A mart whose error-check fails is published as it last was. Call it outside a transaction.
+    A mart whose error-check fails is published as it last was. With `anew` nothing of what was published
+    is used: every mart is written as it is, and the file before is removed. Call it outside a transaction.
     """
     started = time.monotonic()
     target = settings.published_file
@@ -61,9 +64,9 @@ def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings:
     generations.clear_away(target)
     generations.remove_log(target)
     draft = target.with_name(f".{target.name}.tmp")
-    old = generations.generation(con, target)
+    old = None if anew else generations.generation(con, target)
     try:
-        how, new = _make(con, marts, target, draft, old)
+        how, new = _make(con, marts, target, draft, old, anew=anew)
     except duckdb.Error as error:
         if old is None:
             raise
@@ -78,6 +81,8 @@ def publish(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], settings:
     with transaction(con):
         generations.record(con, draft, new, old, how, time.monotonic() - started)
     generations.replace(draft, target)
+    if anew:
+        generations.hidden(target).unlink(missing_ok=True)
     return Published(target, size, how, time.monotonic() - started)
 
 
@@ -87,7 +92,7 @@ def is_behind(con: duckdb.DuckDBPyConnection, settings: Settings) -> bool:
     if published is None:
         return True
     changes = changed.since(con, {name: stamp.version for name, stamp in published.stamps.items()})
-    return bool(set(changes) - set(_failing(con)))
+    return bool(set(changes) - set(failing(con)))
 
 
 def _make(
@@ -96,9 +101,11 @@ def _make(
     target: Path,
     draft: Path,
     old: Generation | None,
+    *,
+    anew: bool = False,
 ) -> tuple[How, Generation]:
     """Write the draft: say how, and what it holds."""
-    held_back = _failing(con) if target.exists() else {}
+    held_back = failing(con) if target.exists() and not anew else {}
     try:
         how, base, tables = _begin(con, target, draft, old)
         last_good: set[str] = set()
@@ -167,7 +174,7 @@ def _tables(con: duckdb.DuckDBPyConnection, database: str) -> set[str]:
     return {name for (name,) in con.execute(f"SELECT table_name FROM {database}._meta").fetchall()}
 
 
-def _failing(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+def failing(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Mart -> the error-checks that it fails; one that is yet to be computed counts as failing."""
     return dict(con.execute(
         "SELECT mart, string_agg(name, ', ' ORDER BY name) FROM ("

@@ -13,7 +13,7 @@ from sqlglot.lineage import Node, lineage
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import build_scope
 
-from bi_assets.contracts.contract import Contract
+from bi_assets.contracts.contract import PATIENTS, Contract
 from bi_assets.history.versions import DERIVED_COLUMNS
 from bi_assets.refresh.mart import Mart
 
@@ -52,6 +52,7 @@ def _schema(marts: Mapping[str, Mart], contracts: Mapping[str, Contract]) -> Sch
         table: dict.fromkeys((*contract.names, *DERIVED_COLUMNS), "unknown")
         for table, contract in contracts.items()
     }
+    history[f"quarantined_{PATIENTS}"] = dict.fromkeys(("id", "since"), "unknown")
     made = {name: dict.fromkeys((c.name for c in mart.columns), "unknown") for name, mart in marts.items()}
     return {"history": history, "state": history, "marts": made}
 

@@ -93,10 +93,11 @@ def test_without_a_key_plain_ids_are_stored() -> None:
 
 
 def test_answers_are_the_same_with_and_without_a_key() -> None:
-    log = log_of_patients()
-    model = oracle.marts(log.messages)["orders_with_discount"]
+    # Without those that go to quarantine, which put their patient's discount in doubt.
+    messages = [m for m in log_of_patients().messages if m.value and b'"source"' in m.value]
+    model = oracle.marts(messages)["orders_with_discount"]
     with with_key(KEYS[0]) as platform:
-        platform.land(log.messages)
+        platform.land(messages)
         platform.refresh()
         rows = platform.rows("marts.orders_with_discount ORDER BY order_id")
     assert [row["patient_id"] for row in rows] == [token(row["patient_id"], KEYS[0]) for row in model]
