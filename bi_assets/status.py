@@ -11,7 +11,9 @@ from bi_assets.errors import UserError
 from bi_assets.landing.kafka import KafkaSource, LandedOffsets
 from bi_assets.landing.land import COUNTS
 from bi_assets.landing.offsets import landed_offsets
+from bi_assets.landing.schema_registry import registry
 from bi_assets.outputs.pace import last_publication, spacing
+from bi_assets.settings import Settings
 from bi_assets.sizes import sizes
 from bi_assets.sql import quote
 from bi_assets.warehouse import Warehouse
@@ -41,12 +43,14 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
             "outside_partitions": _outside_partitions(con, warehouse),
             "bytes": sizes(settings),
         }
+        flattened = _rows(con, "SELECT topic, has_event_time FROM meta.flattened ORDER BY topic")
         for row in _rows(con, "SELECT complete_through, as_of FROM meta.progress"):
             found |= row
         landed = landed_offsets(con)
         last = last_publication(con)
     found["published"] = last.told() if last else None
     found["problems"] = [f"left out: {fault}" for fault in warehouse.faults]
+    found["problems"] += _registry(settings)
     found["problems"] += _lag(landed, warehouse, found["tables"])
     found["problems"] += [
         f"{loss['topic']}/{loss['partition']}: offsets {loss['first_offset']} to {loss['last_offset']} were "
@@ -57,6 +61,16 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         f"{again['topic']}/{again['partition']} was made anew or cut short at the broker when "
         f"{again['landed_offset']} offsets had landed; it was read again from {again['resumed_offset']}."
         for again in found["restarts"]
+    ]
+    found["notes"] += [
+        f"{flat['topic']} comes flattened (ExtractNewRecordState): what a row was before is not known, and "
+        "changes are in Kafka's order"
+        + (
+            "."
+            if flat["has_event_time"]
+            else ", dated by when they came to Kafka; add.fields=op,source.ts_ms tells when they were made."
+        )
+        for flat in flattened
     ]
     if last and (every := spacing(last.seconds)):
         found["notes"].append(
@@ -74,6 +88,15 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
     ]
     found["ok"] = not found["problems"]
     return found
+
+
+def _registry(settings: Settings) -> list[str]:
+    """Return what is wrong with the schema registry, where there is to be one."""
+    try:
+        registry(settings).check()
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def explain(warehouse: Warehouse, order_id: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import duckdb
 from bi_assets.contracts.contract import Contract
 from bi_assets.errors import UserError
 from bi_assets.history import touched, versions
-from bi_assets.landing import change_log, drift, land, offsets, quarantine
+from bi_assets.landing import change_log, drift, flattened, land, offsets, quarantine
 from bi_assets.landing.wall_time import macros
 from bi_assets.outputs import generations
 from bi_assets.refresh import changed, refresh
@@ -93,7 +93,7 @@ class Warehouse:
 
     def _tables(self) -> list[str]:
         statements = [f"CREATE SCHEMA IF NOT EXISTS {s}" for s in ("cdc", "history", "state", "marts")]
-        for module in (land, offsets, drift, quarantine, touched, refresh, changed, generations):
+        for module in (land, offsets, drift, flattened, quarantine, touched, refresh, changed, generations):
             statements += module.SCHEMA
         for contract in self.contracts.values():
             statements += change_log.create_sql(contract, self.settings.pseudonym_key)

@@ -14,6 +14,7 @@ CONTRACTS = Path(__file__).parent
 PRIVACY_CLASSES = ("key", "business", "pseudonym", "excluded")
 _STORED = {
     "bigint": "BIGINT",
+    "bigint unsigned": "UBIGINT",
     "int": "INTEGER",
     "tinyint(1)": "BOOLEAN",
     "double": "DECIMAL(18,4)",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import duckdb
 import pyarrow as pa
 
@@ -29,6 +31,11 @@ def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Tabl
     if messages.num_rows <= _EVERY_ROW_UP_TO or not set(_columns(con, _SAMPLE)) <= contract.fields:
         found = _columns(con, "true")
     con.unregister("messages")
+    note(con, contract, found)
+
+
+def note(con: duckdb.DuckDBPyConnection, contract: Contract, found: Mapping[str, int]) -> None:
+    """Count rows by the columns they have, those that the contract does not know."""
     for name in found.keys() - contract.fields:
         con.execute(
             "MERGE INTO meta.drift d USING (SELECT $table AS t, $name AS c) s "

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from bi_assets.contracts.contract import Contract
 from bi_assets.history import touched, versions
-from bi_assets.landing import drift, duplicates, offsets, quarantine
+from bi_assets.landing import drift, duplicates, forms, offsets, quarantine
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.debezium_json import decode_sql
 from bi_assets.settings import Settings
@@ -70,8 +70,7 @@ def land(
         messages = _not_landed(batch.messages[topic], {p.number: landed.get(p, 0) for p in partitions})
         counts["messages"] += messages.num_rows
         counts["tombstones"] += messages.column("value").null_count
-        counts += _decode(con, contract, topic, messages, settings)
-        drift.record(con, contract, messages)
+        counts.update(_decode(con, contract, topic, messages, settings))
         staged = duplicates.stage(con, contract, topic, partitions[0].source)
         counts["duplicates"] += staged.duplicates
         if staged.rows:
@@ -134,19 +133,48 @@ def _decode(
     """
     sql = decode_sql(contract, topic, settings)
     undecodable = 0
+    by_form = forms.sort(con, contract, messages)
+    envelopes = by_form.envelopes
     try:
-        _decode_all(con, sql, messages)
+        _decode_all(con, sql, envelopes)
     except duckdb.Error:
-        sound, choking = _halve(con, sql, messages)
+        sound, choking = _halve(con, sql, envelopes)
         _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
         quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), settings)
         undecodable = sum(table.num_rows for table in choking)
+    deletes = 0
+    if by_form.others:
+        undecodable += _add(
+            con, contract, topic, settings, forms.add(con, contract, topic, by_form.others, settings)
+        )
+    if envelopes.num_rows:
+        drift.record(con, contract, envelopes)
+    if envelopes.column("value").null_count:
+        tombstones = envelopes.filter(pc.is_null(envelopes.column("value")))
+        added = forms.add_deletes(con, contract, topic, tombstones, settings)
+        undecodable += _add(con, contract, topic, settings, added)
+        deletes = added.deletes
     faulty, repeated, missing = one(con, """
 SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::BIGINT,
   coalesce(sum(_missing_hour) FILTER (_cause IS NULL), 0)::BIGINT FROM decoded""")  # fmt: skip
     if faulty:
         quarantine.add(con, contract, messages, settings)
-    return Counter(quarantined=undecodable + faulty, repeated_hour=repeated, missing_hour=missing)
+    return Counter(
+        quarantined=undecodable + faulty,
+        tombstones=-deletes,
+        repeated_hour=repeated,
+        missing_hour=missing,
+    )
+
+
+def _add(
+    con: duckdb.DuckDBPyConnection, contract: Contract, topic: str, settings: Settings, added: forms.Added
+) -> int:
+    """Set aside what a form refused, note what the contract does not know; return how many were refused."""
+    for refused, cause in added.refused:
+        quarantine.add_undecodable(con, contract, topic, refused, settings, cause)
+    drift.note(con, contract, added.unknown)
+    return sum(refused.num_rows for refused, _ in added.refused)
 
 
 def _decode_all(con: duckdb.DuckDBPyConnection, sql: str, messages: pa.Table) -> None:
@@ -183,8 +211,10 @@ def _heartbeat_time(con: duckdb.DuckDBPyConnection, batch: Batch, settings: Sett
     (newest,) = one(
         con,
         """
-SELECT make_timestamp(1000 * max(TRY_CAST(TRY_CAST(try(decode(CAST(value AS BLOB))) AS JSON)
-  ->> 'ts_ms' AS BIGINT))) FROM messages""",
+SELECT make_timestamp(1000 * greatest($ms::BIGINT, max(TRY_CAST(coalesce(beat ->> '$.ts_ms',
+  beat ->> '$.payload.ts_ms') AS BIGINT))))
+FROM (SELECT TRY_CAST(try(decode(CAST(value AS BLOB))) AS JSON) AS beat FROM messages)""",
+        {"ms": forms.heartbeat_ms(beats, settings)},
     )
     con.unregister("messages")
     return newest

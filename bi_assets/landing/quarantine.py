@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 
 import duckdb
 import pyarrow as pa
 
 from bi_assets.contracts.contract import Contract
+from bi_assets.landing.message_keys import key_fields
+from bi_assets.landing.schema_registry import registry
 from bi_assets.settings import Settings
 
 SCHEMA = [
@@ -46,13 +47,14 @@ def add_undecodable(
     topic: str,
     messages: pa.Table,
     settings: Settings,
+    cause: str = "the decoder failed on this message",
 ) -> None:
-    """Set aside messages that the decoder itself failed on."""
+    """Set aside messages that are not in `decoded`."""
     _insert(
         con,
         [
             (topic, m["partition"], m["offset"], m["timestamp_ms"], contract.table,
-             key_token(contract, m["key"], settings), "the decoder failed on this message")
+             key_token(contract, m["key"], settings), cause)
             for m in messages.to_pylist()
         ],
     )  # fmt: skip
@@ -66,7 +68,7 @@ def key_token(contract: Contract, key: bytes | None, settings: Settings) -> str 
     if key is None:
         return None
     try:
-        fields = json.loads(key)
+        fields = key_fields(key, registry(settings))
         values = {name: fields[name] for name in contract.key}
     except (ValueError, KeyError, TypeError, RecursionError):
         return "unreadable:" + _digest(key, settings)[:16]
