@@ -117,8 +117,8 @@ def repairs(column: Column, text: str, value: str) -> list[tuple[str, str]]:
         number = f"TRY_CAST({text} AS BIGINT)"
         causes = [
             (
-                f"regexp_matches({text}, '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}')",
-                f"{column.name} is a text, and only a schema tells whether it is a wall time or UTC; "
+                f"regexp_matches({text}, '^([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}|\\{{)')",
+                f"{column.name} is no number, and only a schema tells whether it is a wall time or UTC; "
                 f"{setting}, or value.converter.schemas.enable=true where the column is a TIMESTAMP",
             ),
             (

@@ -28,18 +28,26 @@ GRAINS = {
 """What one row of each mart is about."""
 
 
-def sync(bootstrap_servers: str, data_dir: Path) -> str:
+def sync(bootstrap_servers: str, data_dir: Path, **environment: str) -> str:
     """Run `pharmacy-bi sync`, landing everything that is in Kafka; return what it printed.
 
     Raises AssertionError with its output if it fails.
     """
-    done = subprocess.run(
+    done = try_sync(bootstrap_servers, data_dir, **environment)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def try_sync(bootstrap_servers: str, data_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `pharmacy-bi sync`, however it ends."""
+    return subprocess.run(
         [Path(sys.executable).with_name("pharmacy-bi"), "sync"],
         env=os.environ
         | {
             "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
             "BI_DATA_DIR": str(data_dir),
             "BI_TIMEZONE": BUSINESS_TIMEZONE,
+            **environment,
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -47,8 +55,6 @@ def sync(bootstrap_servers: str, data_dir: Path) -> str:
         timeout=SYNC_SECONDS,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def assert_equals_oracle(data_dir: Path, messages: list[oracle.Message]) -> None:
