@@ -101,6 +101,8 @@ class SchemaRegistry:
             raise UnknownSchemaError(
                 f"the schema registry knows no schema {number}: it was deleted, or another registry wrote it"
             ) from error
+        if not isinstance(answer, dict):
+            raise self._away("sent no schema")
         kind = answer.get("schemaType", "AVRO")
         if kind != "AVRO":
             raise UnknownSchemaError(f"schema {number} is {kind}; only Avro and JSON are read")
