@@ -19,15 +19,18 @@ from confluent_kafka import KafkaException
 from bi_assets.errors import UserError
 from bi_assets.landing import sweep as sweeping
 from bi_assets.landing.batch import Batch
+from bi_assets.landing.forms import fetch_schemas
 from bi_assets.landing.kafka import KafkaSource
 from bi_assets.landing.land import Landed, land
 from bi_assets.landing.offsets import Progress, landed_offsets
 from bi_assets.landing.offsets import progress as landed_progress
+from bi_assets.landing.schema_registry import RegistryAwayError
 from bi_assets.outputs.pace import last_publication
 from bi_assets.outputs.publish import Published, is_behind, publish
 from bi_assets.refresh import refresh
 from bi_assets.refresh.mart import Mart
 from bi_assets.refresh.refresh import Refreshed
+from bi_assets.settings import Settings
 from bi_assets.sql import transaction
 from bi_assets.warehouse import Warehouse
 
@@ -137,6 +140,7 @@ def _drain(warehouse: Warehouse, outcome: Outcome, progress: Told) -> None:
             # The next batch is read while this one lands.
             ahead = reader.submit(source.read, _WAIT_SECONDS) if left else None
             if batch:
+                fetch_schemas(batch, warehouse.settings)
                 with warehouse.open() as con:
                     _land(con, warehouse, batch, outcome)
                 source.commit(batch)
@@ -171,6 +175,7 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
     quiet_after = started + warehouse.settings.linger_seconds
     stale = True  # a crash may have left something to refresh
     busy = False
+    held: Batch | None = None
     with warehouse.open(evolve=True) as con:
         landed = landed_offsets(con)
         outcome.unpublished = is_behind(con, warehouse.settings)
@@ -179,7 +184,11 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
     with KafkaSource(warehouse.settings, warehouse.topics) as source:
         source.connect(landed)
         while True:
-            batch = source.read(_GLANCE_SECONDS if stale or busy else _WAIT_SECONDS)
+            batch = held or source.read(_GLANCE_SECONDS if stale or busy else _WAIT_SECONDS)
+            held = (
+                batch if batch and not _has_schemas(batch, warehouse.settings, was_held=bool(held)) else None
+            )
+            batch = None if held else batch
             if not batch:
                 source.refresh_ends()  # `read` has asked where it brought something
             now = time.monotonic()
@@ -202,7 +211,7 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
                 looked_at = now
                 if source.topics_changed():
                     connect(warehouse, source)
-            if not stale and not source.has_news():
+            if not stale and not held and not source.has_news():
                 is_ending = now > quiet_after
                 busy = idle(is_ending)
                 if is_ending and not busy and not outcome.unpublished:
@@ -211,6 +220,18 @@ def _linger(warehouse: Warehouse, outcome: Outcome, idle: Idle, progress: Told) 
                 break
         if source.hindrance:
             log.warning("%s", source.hindrance)
+
+
+def _has_schemas(batch: Batch, settings: Settings, *, was_held: bool) -> bool:
+    """Tell whether a batch can be read; where the schema registry is away, say so once, and rest."""
+    try:
+        fetch_schemas(batch, settings)
+    except RegistryAwayError as error:
+        if not was_held:
+            log.warning("%s", error)
+        time.sleep(_WAIT_SECONDS)
+        return False
+    return True
 
 
 def _land(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, batch: Batch, outcome: Outcome) -> Landed:

@@ -27,6 +27,8 @@ class Settings:
 
     bootstrap_servers: str = "localhost:9092"
     kafka_config: Path | None = None
+    schema_registry_url: str | None = None
+    schema_registry_config: Path | None = None
     topic_prefix: str = "shop.shop"
     data_dir: Path = Path("data")
     source_timezone: str = "UTC"
@@ -102,6 +104,8 @@ class Settings:
 VARIABLES = {
     "bootstrap_servers": "KAFKA_BOOTSTRAP_SERVERS",
     "kafka_config": "KAFKA_CONFIG",
+    "schema_registry_url": "SCHEMA_REGISTRY_URL",
+    "schema_registry_config": "SCHEMA_REGISTRY_CONFIG",
     "topic_prefix": "BI_TOPIC_PREFIX",
     "data_dir": "BI_DATA_DIR",
     "source_timezone": "BI_SOURCE_TIMEZONE",
@@ -122,8 +126,16 @@ def _zone(name: str) -> str:
         raise ValueError("no such IANA time zone; one is for example Europe/Berlin") from error
 
 
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("not a URL such as http://localhost:8081")
+    return text.rstrip("/")
+
+
 _PARSERS: dict[str, Callable[[str], object]] = {
     "kafka_config": Path,
+    "schema_registry_url": _url,
+    "schema_registry_config": Path,
     "data_dir": Path,
     "source_timezone": _zone,
     "business_timezone": _zone,
@@ -144,15 +156,15 @@ def read_env_file(path: Path = Path(".env")) -> dict[str, str]:
     return pairs
 
 
-def read_properties(path: Path) -> dict[str, str]:
-    """Read a librdkafka properties file (`name=value` lines, # comments).
+def read_properties(path: Path, variable: str = "KAFKA_CONFIG") -> dict[str, str]:
+    """Read the properties file that a variable names (`name=value` lines, # comments).
 
     Errors: `UserError` when the file is missing or a line is not of that form.
     """
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
-        raise UserError(f"KAFKA_CONFIG={path} can't be read: {error.strerror}.") from error
+        raise UserError(f"{variable}={path} can't be read: {error.strerror}.") from error
     properties: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         stripped = line.strip()

@@ -10,8 +10,10 @@ from bi_assets import source_status
 from bi_assets.errors import UserError
 from bi_assets.landing.land import COUNTS
 from bi_assets.landing.offsets import landed_offsets, unread_messages
+from bi_assets.landing.schema_registry import registry
 from bi_assets.landing.topic_state import told_losses, told_restarts, topic_state
 from bi_assets.outputs.pace import last_publication, spacing
+from bi_assets.settings import Settings
 from bi_assets.sizes import sizes
 from bi_assets.sql import quote
 from bi_assets.warehouse import Warehouse
@@ -42,6 +44,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
             "quarantined_orders": _quarantined_orders(con, warehouse),
             "bytes": sizes(settings),
         }
+        flattened = _rows(con, "SELECT topic, has_event_time FROM meta.flattened ORDER BY topic")
         for row in _rows(con, "SELECT complete_through, as_of FROM meta.progress"):
             found |= row
         landed, unread = landed_offsets(con), unread_messages(con)
@@ -49,6 +52,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         source = source_status.tell(con, warehouse.contracts, settings)
     found["published"] = last.told() if last else None
     found["problems"] = [f"left out: {fault}" for fault in warehouse.faults]
+    found["problems"] += _registry(settings)
     state = topic_state(settings, warehouse.topics, landed, unread)
     found["broker"] = state.broker
     for table in found["tables"]:
@@ -68,6 +72,16 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         (again["topic"], again["partition"], again["landed_offset"]) for again in found["restarts"]
     )
     found["notes"] += [*alive.notes, *source.notes]
+    found["notes"] += [
+        f"{flat['topic']} comes flattened (ExtractNewRecordState): what a row was before is not known, and "
+        "changes are in Kafka's order"
+        + (
+            "."
+            if flat["has_event_time"]
+            else ", dated by when they came to Kafka; add.fields=op,source.ts_ms tells when they were made."
+        )
+        for flat in flattened
+    ]
     if last and (every := spacing(last.seconds)):
         found["notes"].append(
             f"A publication takes {last.seconds:.1f} s ({last.bytes / 1e6:,.0f} MB, {last.how}): "
@@ -89,6 +103,15 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
     ]
     found["ok"] = not found["problems"]
     return found
+
+
+def _registry(settings: Settings) -> list[str]:
+    """Return what is wrong with the schema registry, where there is to be one."""
+    try:
+        registry(settings).check()
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def explain(warehouse: Warehouse, order_id: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from bi_assets.landing import (
     clocks,
     drift,
     erasure,
+    flattened,
     land,
     offsets,
     quarantine,
@@ -110,7 +111,18 @@ class Warehouse:
 
     def _tables(self) -> list[str]:
         statements = [f"CREATE SCHEMA IF NOT EXISTS {s}" for s in ("cdc", "history", "state", "marts")]
-        landing = (land, offsets, drift, quarantine, erasure, clocks, sweep, transactions, truncates)
+        landing = (
+            land,
+            offsets,
+            drift,
+            flattened,
+            quarantine,
+            erasure,
+            clocks,
+            sweep,
+            transactions,
+            truncates,
+        )
         for module in (*landing, touched, refresh, changed, generations):
             statements += module.SCHEMA
         for contract in self.contracts.values():

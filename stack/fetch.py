@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from stack.errors import StackError
 POM = Path(__file__).with_name("pom.xml")
 HOME = POM.parent.parent / ".stack"
 """Where everything fetched lives: the project root's `.stack/`, ignored by git."""
+
+AVRO_CONVERTER = "io.apicurio.registry.utils.converter.AvroConverter"
 
 INSTALLED_BY_HAND = {
     "java": "a Java 17 runtime (Debian: openjdk-17-jre-headless)",
@@ -28,7 +31,9 @@ class Fetched:
     kafka: Path
     """Jars of the Kafka broker and of Connect, one flat class path."""
     plugins: Path
-    """Connect's `plugin.path`: the Debezium connector in a folder of its own."""
+    """Connect's `plugin.path`: the Debezium connector and the Avro converter in folders of their own."""
+    registry: Path
+    """The schema registry's jar, with what it needs beside it."""
 
 
 def fetch(home: Path = HOME, *, tools: Iterable[str] = tuple(INSTALLED_BY_HAND)) -> Fetched:
@@ -39,9 +44,16 @@ def fetch(home: Path = HOME, *, tools: Iterable[str] = tuple(INSTALLED_BY_HAND))
     """
     for tool in tools:
         find_tool(tool)
-    fetched = Fetched(kafka=home / "kafka", plugins=home / "plugins")
+    fetched = Fetched(kafka=home / "kafka", plugins=home / "plugins", registry=home / "registry")
     run_maven_once(POM, [POM], home, "fetched", [f"-Dstack.home={home}", "prepare-package"])
+    _announce(fetched.plugins / "avro-converter" / "services.jar", AVRO_CONVERTER)
     return fetched
+
+
+def _announce(jar: Path, converter: str) -> None:
+    """Write the manifest by which Connect finds a converter, and which Apicurio's jars lack."""
+    with zipfile.ZipFile(jar, "w") as manifest:
+        manifest.writestr("META-INF/services/org.apache.kafka.connect.storage.Converter", converter)
 
 
 def run_maven_once(

@@ -2,15 +2,16 @@
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 import pymysql  # type: ignore[import-untyped]
 
 from shop.schema import mysql_ddl
-from stack import connect, kafka, mariadb
+from stack import connect, kafka, mariadb, registry
 from stack.errors import StackError
 from stack.fetch import Fetched, fetch
 from stack.process import LOCALHOST, POLL_SECONDS, Server, free_ports
@@ -30,20 +31,26 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         """Take ports; start nothing. `folder` is made when entering."""
         self.folder = folder.resolve()
-        ports = free_ports(4)
-        self._mariadb_port, self._kafka_port, self._controller_port, self._connect_port = ports
+        ports = free_ports(5)
+        self._mariadb_port, self._kafka_port, self._controller_port, self._connect_port = ports[:4]
+        self._registry_port = ports[4]
         self.bootstrap_servers = f"{LOCALHOST}:{self._kafka_port}"
         """Kafka's address."""
         self.connect_url = f"http://{LOCALHOST}:{self._connect_port}"
         """Connect's REST interface."""
         self.mysql: dict[str, Any] = mariadb.connect_parameters(self._mariadb_port)
         """What pymysql.connect wants, to be the shop on its database."""
+        self.registry_url = registry.confluent_url(self._registry_port)
+        """The schema registry, once it has been started, as SCHEMA_REGISTRY_URL wants it."""
+        self.avro = registry.avro_settings(self._registry_port)
+        """What `start_connector` wants to have keys and values in Avro."""
+        self._changes: Mapping[str, str] = {}
         self._connector_file = self.folder / "connector.json"
-        self._connector_settings: dict[str, str] = {}
         self._fetched: Fetched | None = None
         self._mariadb: Server | None = None
         self._kafka: Server | None = None
         self._connect: Server | None = None
+        self._registry: Server | None = None
 
     def __enter__(self) -> Self:
         """Fetch what is missing, start the three servers and wait until they answer.
@@ -81,7 +88,7 @@ class Stack:
         """Stop what runs, those that write to the others first."""
         # Each is stopped even if stopping another is interrupted.
         with ExitStack() as last_first:
-            for server in (self._mariadb, self._kafka, self._connect):
+            for server in (self._registry, self._mariadb, self._kafka, self._connect):
                 if server is not None:
                     last_first.callback(server.stop)
 
@@ -92,15 +99,26 @@ class Stack:
                 for statement in mysql_ddl():
                     cursor.execute(statement)
 
-    def start_connector(self, **settings: str) -> None:
+    def start_registry(self) -> None:
+        """Start the schema registry, and return once it answers; it knows what it knew before."""
+        self._registry = registry.registry_server(_entered(self._fetched), self.folder, self._registry_port)
+        self._registry.start()
+        self._registry.wait_ready()
+
+    def stop_registry(self) -> None:
+        """Stop the schema registry."""
+        _entered(self._registry).stop()
+
+    def start_connector(self, changes: Mapping[str, str] = MappingProxyType({})) -> None:
         """Start the Debezium connector: first its snapshot of the shop, then every change.
 
-        `settings` (`_` for `.`) are added to those of the connector's file, and stay. Returns once its
-        task runs; see `wait_delivered`. The connector comes back with `start_connect`. Raises
-        StackError if Connect refuses it or the task fails.
+        `changes` are settings that replace or join those of its configuration file; an empty one takes
+        the setting out. A connector that runs already goes on with them. Returns once its task runs;
+        see `wait_delivered`. The connector comes back with `start_connect`. Raises StackError if Connect
+        refuses it or the task fails.
         """
         worker = _entered(self._connect)
-        self._connector_settings |= {name.replace("_", "."): value for name, value in settings.items()}
+        self._changes = changes
         config = self._write_connector()
         connect.request(f"{self._connector_url}/config", method="PUT", body=config)
         self._wait_connector(worker)
@@ -170,7 +188,7 @@ class Stack:
             DATABASE_SERVER_ID="184054",
             CONNECT_BOOTSTRAP_SERVERS=self.bootstrap_servers,
         )
-        config |= self._connector_settings
+        config = {name: value for name, value in {**config, **self._changes}.items() if value}
         named = {"name": connect.CONNECTOR_NAME, "config": config}
         self._connector_file.write_text(json.dumps(named))
         return config

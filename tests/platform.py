@@ -90,10 +90,11 @@ class Platform:
         *,
         tables: Sequence[str] = (),
         marts_of: Mapping[str, Mart] | None = None,
+        contracts_of: Mapping[str, Contract] | None = None,
         file: Path | None = None,
     ) -> None:
         self.settings = settings or Settings(data_dir=Path("unused"))
-        self.contracts = contracts(*tables)
+        self.contracts = contracts(*tables) if contracts_of is None else contracts_of
         self.marts = marts() if marts_of is None else marts_of
         self.con = duckdb.connect(str(file or ":memory:"), config={"threads": 1})
         self.warehouse = Warehouse(self.settings, self.contracts, self.marts)

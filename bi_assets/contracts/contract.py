@@ -17,6 +17,7 @@ PATIENTS = "users"
 """The table of the patients. A pseudonym names one of them unless `belongs_to` says otherwise."""
 _STORED = {
     "bigint": "BIGINT",
+    "bigint unsigned": "UBIGINT",
     "int": "INTEGER",
     "tinyint(1)": "BOOLEAN",
     "double": "DECIMAL(18,4)",

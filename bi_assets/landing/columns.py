@@ -71,8 +71,12 @@ def breach(column: Column, text: str, value: str, exists: str, json_type: str) -
     exact: dict[str, str] = {}
     if column.type in ("bigint", "int"):
         doubts = [not_integer(text, value)]
+    elif column.type == "bigint unsigned":
+        doubts.append(not_integer(text, f"TRY_CAST({text} AS HUGEINT)"))
     elif column.type.startswith("date"):
         doubts.append(not_integer(text, f"TRY_CAST({text} AS BIGINT)"))
+        if milliseconds := _maybe_milliseconds(column, text):
+            doubts.append(milliseconds)
     elif column.type == "varchar":
         suspicious = f"(left({text}, 1) IN ('{{', '[') OR {text} IN ('true', 'false'))"
         doubts = [suspicious]
@@ -98,6 +102,44 @@ def breach(column: Column, text: str, value: str, exists: str, json_type: str) -
     return Breach(" OR ".join(doubts), condition, words)
 
 
+def repairs(column: Column, text: str, value: str) -> list[tuple[str, str]]:
+    """Return SQL for each way of writing a value that schemaless JSON can't tell, and the repair."""
+    if column.type.startswith("decimal") or column.type == "double":
+        return [
+            (
+                f"({value} IS NULL AND {text} <> '' AND try(from_base64({text})) IS NOT NULL)",
+                f"{column.name} is the bytes of a decimal, and only a schema tells its scale; set the "
+                "connector's decimal.handling.mode=string",
+            )
+        ]
+    if column.type.startswith("date"):
+        setting = "set the connector's time.precision.mode=adaptive_time_microseconds"
+        number = f"TRY_CAST({text} AS BIGINT)"
+        causes = [
+            (
+                f"regexp_matches({text}, '^([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}|\\{{)')",
+                f"{column.name} is no number, and only a schema tells whether it is a wall time or UTC; "
+                f"{setting}, or value.converter.schemas.enable=true where the column is a TIMESTAMP",
+            ),
+            (
+                f"({value} IS NULL AND {number} IS NOT NULL)",
+                f"{column.name} counts no days or {column.type} since 1970; {setting}",
+            ),
+        ]
+        if milliseconds := _maybe_milliseconds(column, text):
+            words = f"{column.name} may count milliseconds, and only a schema tells; {setting}"
+            causes.append((milliseconds, words))
+        return causes
+    return []
+
+
+def _maybe_milliseconds(column: Column, text: str) -> str | None:
+    """SQL for "this number of microseconds is of early 1970", where milliseconds would be of today."""
+    if not column.type.startswith("datetime") or adaptive_unit(column) != 1:
+        return None
+    return f"coalesce(abs(TRY_CAST({text} AS BIGINT)) BETWEEN 1 AND 9999999999999, false)"
+
+
 def not_integer(text: str, number: str) -> str:
     """Return SQL for "this text is not a whole number"; null is none, and no fault.
 
@@ -108,12 +150,28 @@ def not_integer(text: str, number: str) -> str:
 
 def datetime_texts(column: Column, text: str) -> tuple[str, str]:
     """Return SQL for the wall time that a DATETIME's number tells, and for the UTC time it is."""
-    number = f"TRY_CAST({text} AS BIGINT)"
-    scale = 1000 if int(column.type[9]) <= 3 else 1
-    low, high = _EARLIEST_MS * (1000 // scale), _LATEST_MS * (1000 // scale)
+    return wall_and_utc(f"TRY_CAST({text} AS BIGINT)", adaptive_unit(column))
+
+
+def adaptive_unit(column: Column) -> int:
+    """Return how many microseconds a DATETIME's number counts by, where nobody says otherwise."""
+    return 1000 if int(column.type[9]) <= 3 else 1
+
+
+def wall_and_utc(number: str, unit: int) -> tuple[str, str]:
+    """Return SQL for the wall time of so many units (microseconds) since 1970, and for the UTC time."""
+    low, high = _EARLIEST_MS * (1000 // unit), _LATEST_MS * (1000 // unit)
     guard = f"CASE WHEN {number} BETWEEN {low} AND {high} THEN"
-    wall = f"make_timestamp({number} * {scale})"
+    wall = f"make_timestamp({number} * {unit})"
     return f"{guard} {wall} END", f"{guard} utc_of_source({wall}) END"
+
+
+def day(number: str) -> str:
+    """Return SQL for the date of so many days since 1970; null beyond the years 1 to 9999."""
+    return (
+        f"CASE WHEN {number} BETWEEN {_EARLIEST_DAY} AND {_LATEST_DAY} "
+        f"THEN CAST(DATE '1970-01-01' + {number} AS DATE) END"
+    )
 
 
 def plain(column: Column, text: str) -> str:
@@ -122,13 +180,16 @@ def plain(column: Column, text: str) -> str:
     if column.type == "tinyint(1)":
         return f"CASE WHEN {text} IN ('1', 'true') THEN true WHEN {text} IN ('0', 'false') THEN false END"
     if column.type == "date":
-        number = f"TRY_CAST({text} AS INTEGER)"
-        return (
-            f"CASE WHEN {number} BETWEEN {_EARLIEST_DAY} AND {_LATEST_DAY} "
-            f"THEN CAST(DATE '1970-01-01' + {number} AS DATE) END"
-        )
+        return day(f"TRY_CAST({text} AS INTEGER)")
     if column.type.startswith("datetime"):
         return datetime_texts(column, text)[1]
     if column.type == "varchar":
         return text
+    if column.type == "bigint unsigned":
+        return f"TRY_CAST({unsigned(f'TRY_CAST({text} AS HUGEINT)')} AS UBIGINT)"
     return f"TRY_CAST({text} AS {stored})"
+
+
+def unsigned(number: str) -> str:
+    """Return SQL for a BIGINT UNSIGNED, which the connector lets run over into negative numbers."""
+    return f"CASE WHEN {number} < 0 THEN {number} + 18446744073709551616::HUGEINT ELSE {number} END"

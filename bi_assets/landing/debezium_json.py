@@ -3,7 +3,7 @@
 Every decoder of this folder makes the same relation from the messages of one topic, the
 temporary table `decoded`: one row per message that is not a tombstone, the contract's columns
 typed, `_before` (the row before an update, as JSON), where and when the change was made, and `_cause`:
-null, or why the row can't be landed. Other forms (Avro) are further modules like this one.
+null, or why the row can't be landed. The other forms are told from this one in `forms`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bi_assets.landing.columns import (
     is_token,
     not_integer,
     plain,
+    repairs,
     typed,
 )
 from bi_assets.landing.wall_time import odd_hours
@@ -25,7 +26,7 @@ _SOURCE = (
     '{"ts_ms":"VARCHAR","ts_us":"VARCHAR","snapshot":"VARCHAR","server_id":"VARCHAR",'
     '"gtid":"VARCHAR","file":"VARCHAR","pos":"VARCHAR","row":"VARCHAR"}'
 )
-_LATEST_MS = 253402300799999
+LATEST_MS = 253402300799999
 TRUNCATED = "the table was truncated"
 """The cause of a message that is no row to land, but one for `truncates`."""
 
@@ -96,7 +97,7 @@ SELECT {names},
     CASE WHEN op = 'u' AND before IS NOT NULL
          THEN CAST(to_json(struct_pack({before})) AS VARCHAR) END AS _before,
     op AS _op,
-    CASE WHEN ts_ms NOT BETWEEN 1 AND {_LATEST_MS} THEN NULL
+    CASE WHEN ts_ms NOT BETWEEN 1 AND {LATEST_MS} THEN NULL
          WHEN ts_us // 1000 = ts_ms THEN make_timestamp(ts_us)  -- finer, with GTIDs
          ELSE make_timestamp(ts_ms * 1000) END AS _source_ts,
     _server_id, s.file AS _binlog_file, _binlog_pos, coalesce("row", 0) AS _row,
@@ -138,7 +139,7 @@ def _odd_hours(contract: Contract, timezone: str) -> str:
 _JSON = "TRY_CAST(text AS JSON)"
 _IS_WHOLE_TRUNCATE = f"""coalesce(json_type({_JSON}, '$.after'), 'NULL') = 'NULL' AND _server_id IS NOT NULL
   AND _binlog_pos IS NOT NULL AND coalesce(regexp_matches(s.file, '\\.[0-9]+$'), false)
-  AND coalesce(ts_ms BETWEEN 1 AND {_LATEST_MS}, false)"""
+  AND coalesce(ts_ms BETWEEN 1 AND {LATEST_MS}, false)"""
 _IMAGE_PATH = "CASE WHEN op = 'd' THEN '$.before' ELSE '$.after' END"
 
 
@@ -154,10 +155,6 @@ def _cause(contract: Contract, pseudonym_key: str | None) -> str:
     causes = [
         ("text IS NULL", "not UTF-8 text"),
         (f"{_JSON} IS NULL", "not JSON"),
-        (
-            f"op IS NULL AND coalesce(json_exists({_JSON}, '$.payload'), false)",
-            "JSON with an embedded schema; set value.converter.schemas.enable=false",
-        ),
         ("op IS NULL", "not a Debezium envelope: no op"),
         (f"op = 't' AND {_IS_WHOLE_TRUNCATE}", TRUNCATED),
         ("op = 't'", "a truncate that has a row, or no place in the binlog, or no time"),
@@ -177,6 +174,7 @@ def _cause(contract: Contract, pseudonym_key: str | None) -> str:
         value = plain(column, text) if is_token(column, pseudonym_key) else quote(column.name)
         json_type = f"json_type({_JSON}, {_IMAGE_PATH} || {literal('.' + column.name)})"
         found = breach(column, text, value, _exists(column.name), json_type)
+        causes += repairs(column, text, value)
         causes.append((found.condition, found.words))
         doubts.append(found.doubt)
     numbers = {
@@ -190,7 +188,7 @@ def _cause(contract: Contract, pseudonym_key: str | None) -> str:
         for name, (text, number) in numbers.items()
     ]
     certain += [
-        (f"coalesce(ts_ms NOT BETWEEN 1 AND {_LATEST_MS}, true)", "source.ts_ms is missing or no time"),
+        (f"coalesce(ts_ms NOT BETWEEN 1 AND {LATEST_MS}, true)", "source.ts_ms is missing or no time"),
         (
             "op <> 'r' AND (s.pos IS NULL OR NOT coalesce(regexp_matches(s.file, '\\.[0-9]+$'), false))",
             "source.file or source.pos is missing: the change has no place in the binlog",

@@ -7,6 +7,7 @@ columns are set aside until it is changed. A required column that is missing is 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -27,12 +28,16 @@ SCHEMA = [
     "DROP TABLE IF EXISTS meta.seen_columns",
 ]
 _EVERY_ROW_UP_TO = 1000
+_CHANGED = "the shape of the row has changed: "
 _SAMPLE = """"offset" % 256 = 0
   OR (partition, "offset") IN (SELECT (partition, max("offset")) FROM messages GROUP BY partition)"""
 _IMAGES = """
 SELECT *, CASE WHEN json_extract_string(json, '$.op') = 'd' THEN '$.before' ELSE '$.after' END AS path
 FROM (SELECT partition, "offset", TRY_CAST(try(decode(CAST(value AS BLOB))) AS JSON) AS json
       FROM messages WHERE {which})"""
+_KNOWN = """
+SELECT 'known', column_name, 0 FROM meta.shape WHERE table_name = {table}
+UNION ALL SELECT 'gone', column_name, 0 FROM meta.drift WHERE table_name = {table} AND kind = 'missing'"""
 
 
 def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table) -> None:
@@ -49,6 +54,22 @@ def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Tabl
         seen = _columns(con, contract, "true")
         drifts = _drifts(contract, seen)
     con.unregister("messages")
+    _note(con, contract, seen, drifts)
+
+
+def note(con: duckdb.DuckDBPyConnection, contract: Contract, rows: int, fields: Mapping[str, int]) -> None:
+    """Count rows by the columns they have, and by those they lack, where their form's decoder knows them.
+
+    `fields` counts, of so many `rows`, those that have each column.
+    """
+    table = literal(contract.table)
+    seen = _seen(con.execute(_KNOWN.format(table=table)).fetchall(), rows, dict(fields))
+    _note(con, contract, seen, _drifts(contract, seen))
+
+
+def _note(
+    con: duckdb.DuckDBPyConnection, contract: Contract, seen: _Seen, drifts: Mapping[str, tuple[str, int]]
+) -> None:
     for name, (kind, events) in drifts.items():
         con.execute(
             "MERGE INTO meta.drift d USING (SELECT $table AS t, $name AS c, $kind AS k) s "
@@ -76,6 +97,19 @@ def record(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Tabl
         )
 
 
+def refuse_part(con: duckdb.DuckDBPyConnection, contract: Contract, fields: Collection[str]) -> None:
+    """Do as `refuse` with the rows of `part`, which all have these columns."""
+    unknown = sorted(set(fields) - contract.fields)
+    missing = [name for name in contract.names if name not in fields]
+    if unknown or missing:
+        told = [f"no contract names {', '.join(unknown)}"] if unknown else []
+        told += [f"there is no {', '.join(missing)}"] if missing else []
+        con.execute(
+            f"UPDATE decoded SET _cause = {literal(_CHANGED + '; '.join(told))} WHERE _cause IS NULL "
+            'AND (_partition, _offset) IN (SELECT (partition, "offset") FROM part)'
+        )
+
+
 def refuse(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table) -> None:
     """Give the rows of `decoded` a cause that do not have exactly the contract's columns.
 
@@ -85,7 +119,7 @@ def refuse(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Tabl
     names = "[" + ", ".join(map(literal, sorted(contract.names))) + "]"
     con.register("messages", messages)
     con.execute(f"""
-UPDATE decoded SET _cause = 'the shape of the row has changed: ' || concat_ws('; ',
+UPDATE decoded SET _cause = {literal(_CHANGED)} || concat_ws('; ',
   CASE WHEN unknown <> [] THEN 'no contract names ' || array_to_string(unknown, ', ') END,
   CASE WHEN missing <> [] THEN 'there is no ' || array_to_string(missing, ', ') END)
 FROM (
@@ -131,12 +165,15 @@ WITH names AS (
 SELECT 'rows', NULL, count(*) FROM names
 UNION ALL SELECT 'found', name, count(*)
 FROM (SELECT UNNEST(list_distinct(names)) AS name FROM names) GROUP BY name
-UNION ALL SELECT 'known', column_name, 0 FROM meta.shape WHERE table_name = {table}
-UNION ALL SELECT 'gone', column_name, 0 FROM meta.drift WHERE table_name = {table} AND kind = 'missing'
-""").fetchall()
+UNION ALL {_KNOWN.format(table=table)}""").fetchall()
+    rows = sum(n for what, _, n in told if what == "rows")
+    return _seen(told, rows, {name: n for what, name, n in told if what == "found"})
+
+
+def _seen(told: list[tuple[str, str, int]], rows: int, found: dict[str, int]) -> _Seen:
     return _Seen(
-        rows=sum(n for what, _, n in told if what == "rows"),
-        found={name: n for what, name, n in told if what == "found"},
+        rows=rows,
+        found=found,
         known={name for what, name, _ in told if what == "known"},
         gone={name for what, name, _ in told if what == "gone"},
     )

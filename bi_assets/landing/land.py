@@ -23,6 +23,7 @@ from bi_assets.landing import (
     drift,
     duplicates,
     erasure,
+    forms,
     offsets,
     quarantine,
     rekeyed,
@@ -89,11 +90,10 @@ def land(
             con, contract, topic, partitions[0].source, messages, batch.links.get(topic, ()), settings,
             contracts, begun,
         )  # fmt: skip
-        counts += found
+        counts.update(found)
         newest += sent
         if found["erased"]:
             kept_out.append(table)
-        drift.record(con, contract, messages)
         staged = duplicates.stage(con, contract, topic, partitions[0].source)
         counts["duplicates"] += staged.duplicates
         if staged.rows:
@@ -203,15 +203,30 @@ def decode(
     """
     sql = decode_sql(contract, topic, settings)
     undecodable = 0
+    by_form = forms.sort(con, contract, messages)
+    envelopes = by_form.envelopes
     try:
-        _decode_all(con, sql, messages)
+        _decode_all(con, sql, envelopes)
     except duckdb.Error:
-        sound, choking = _halve(con, sql, messages)
+        sound, choking = _halve(con, sql, envelopes)
         _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
         quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), source, settings)
         undecodable = sum(table.num_rows for table in choking)
     if contract.schema_changes == "quarantine":
-        drift.refuse(con, contract, messages)
+        drift.refuse(con, contract, envelopes)
+    deletes = 0
+    if by_form.others:
+        added = forms.add(con, contract, topic, by_form.others, settings)
+        undecodable += _set_aside(con, contract, topic, source, settings, added)
+        if added.rows:
+            drift.note(con, contract, added.rows, added.fields)
+    if envelopes.num_rows:
+        drift.record(con, contract, envelopes)
+    if envelopes.column("value").null_count:
+        tombstones = envelopes.filter(pc.is_null(envelopes.column("value")))
+        added = forms.add_deletes(con, contract, topic, tombstones, settings)
+        undecodable += _set_aside(con, contract, topic, source, settings, added)
+        deletes = added.deletes
     erased = erasure.keep_out(con, contract, contracts, settings) if begun.is_anyone_erased else 0
     faulty, repeated, missing, truncated, future, sent_ms, made_at = one(con, f"""
 SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::BIGINT,
@@ -229,8 +244,8 @@ FROM decoded""")  # fmt: skip
     if links:
         rekeyed.record(con, contract, links, settings.pseudonym_key)
     counts = Counter(
-        quarantined=undecodable + faulty, repeated_hour=repeated, missing_hour=missing, truncates=truncated,
-        erased=erased,
+        quarantined=undecodable + faulty, tombstones=-deletes, repeated_hour=repeated, missing_hour=missing,
+        truncates=truncated, erased=erased,
     )  # fmt: skip
     if truncated or contract.table in begun.truncated:
         counts["truncated"] = truncates.close(con, contract)
@@ -239,6 +254,20 @@ FROM decoded""")  # fmt: skip
         counts["erased"] += unreadable
         counts["quarantined"] -= unreadable
     return counts, [clocks.Sent.of(sent_ms, made_at)] if sent_ms and made_at else []
+
+
+def _set_aside(
+    con: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    topic: str,
+    source: tuple[str, str],
+    settings: Settings,
+    added: forms.Added,
+) -> int:
+    """Set aside what a form refused; return how many messages that were."""
+    for refused, cause in added.refused:
+        quarantine.add_undecodable(con, contract, topic, refused, source, settings, cause)
+    return sum(refused.num_rows for refused, _ in added.refused)
 
 
 def _decode_all(con: duckdb.DuckDBPyConnection, sql: str, messages: pa.Table) -> None:
@@ -275,8 +304,10 @@ def _heartbeat_time(con: duckdb.DuckDBPyConnection, batch: Batch, settings: Sett
     (newest,) = one(
         con,
         """
-SELECT make_timestamp(1000 * max(TRY_CAST(TRY_CAST(try(decode(CAST(value AS BLOB))) AS JSON)
-  ->> 'ts_ms' AS BIGINT))) FROM messages""",
+SELECT make_timestamp(1000 * greatest($ms::BIGINT, max(TRY_CAST(coalesce(beat ->> '$.ts_ms',
+  beat ->> '$.payload.ts_ms') AS BIGINT))))
+FROM (SELECT TRY_CAST(try(decode(CAST(value AS BLOB))) AS JSON) AS beat FROM messages)""",
+        {"ms": forms.heartbeat_ms(beats, settings)},
     )
     con.unregister("messages")
     return newest

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 
 import duckdb
 import pyarrow as pa
 
 from bi_assets.contracts.contract import PATIENTS, Contract
 from bi_assets.landing.columns import stored_type
+from bi_assets.landing.message_fields import fields_of
+from bi_assets.landing.schema_registry import registry
 from bi_assets.landing.sealed import seal
 from bi_assets.settings import Settings
 from bi_assets.sql import literal
@@ -87,14 +88,14 @@ def add_undecodable(
     messages: pa.Table,
     source: tuple[str, str],
     settings: Settings,
+    cause: str = "the decoder failed on this message",
 ) -> None:
-    """Set aside messages that the decoder itself failed on."""
+    """Set aside messages that are not in `decoded`."""
     _insert(
         con,
         [
             (topic, m["partition"], m["offset"], m["timestamp_ms"], contract.table,
-             *_told(contract, topic, messages.slice(i, 1), settings),
-             "the decoder failed on this message", None, *source)
+             *_told(contract, topic, messages.slice(i, 1), settings), cause, None, *source)
             for i, m in enumerate(messages.to_pylist())
         ],
     )  # fmt: skip
@@ -108,7 +109,7 @@ def key_token(contract: Contract, key: bytes | None, settings: Settings) -> str 
     if key is None:
         return None
     try:
-        fields = json.loads(key)
+        fields = fields_of(key, registry(settings))
         values = {name: fields[name] for name in contract.key}
     except (ValueError, KeyError, TypeError, RecursionError):
         return "unreadable:" + _digest(key, settings)[:16]

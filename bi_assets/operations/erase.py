@@ -261,7 +261,7 @@ def _read_quarantine(warehouse: Warehouse) -> Images:
         for partition, table in messages.items()
         for row in table.select(["offset", "value"]).to_pylist()
     }
-    return {entry: images(values.get((entry.partition, entry.offset))) for entry in found}
+    return {entry: images(values.get((entry.partition, entry.offset)), warehouse.settings) for entry in found}
 
 
 def _mart_rows(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> dict[str, int]:

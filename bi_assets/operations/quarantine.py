@@ -6,7 +6,6 @@ BI_QUARANTINE_KEY. One that is in neither is lost, and is told as lost.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,10 @@ import pyarrow as pa
 from bi_assets.contracts.contract import Contract
 from bi_assets.errors import UserError
 from bi_assets.landing.batch import Partition
+from bi_assets.landing.message_fields import fields_of
 from bi_assets.landing.reland import reland
 from bi_assets.landing.reread import read_places
+from bi_assets.landing.schema_registry import RegistryAwayError, registry
 from bi_assets.landing.sealed import OtherKey, unseal
 from bi_assets.operations.follow import follow
 from bi_assets.operations.places import place
@@ -117,7 +118,9 @@ def show(warehouse: Warehouse, where: str) -> dict[str, Any]:
     return {
         **told,
         "lost": None,
-        "message": _masked(message.column("value")[0].as_py(), warehouse.contracts[entry.table]),
+        "message": _masked(
+            message.column("value")[0].as_py(), warehouse.contracts[entry.table], warehouse.settings
+        ),
     }
 
 
@@ -189,30 +192,37 @@ def messages_of(
     return {p: table.sort_by("offset") for p, table in found.items() if table.num_rows}, lost
 
 
-def images(value: bytes | None) -> list[Row] | None:
+def images(value: bytes | None, settings: Settings) -> list[Row] | None:
     """Return the row before and after, as far as a message has them; None where it can't be read."""
-    envelope = _envelope(value)
+    envelope = _envelope(value, settings)
     if envelope is None:
         return None
+    if _is_flat(envelope):
+        return [envelope]
     return [row for name in ("before", "after") if isinstance(row := envelope.get(name), dict)]
 
 
-def _envelope(value: bytes | None) -> Row | None:
-    """Return a message's envelope; None where it isn't JSON, or no object."""
+def _envelope(value: bytes | None, settings: Settings) -> Row | None:
+    """Return a message's envelope, or its row where it comes flattened; None where it can't be read."""
     try:
-        envelope = json.loads(value or b"")
-    except (ValueError, RecursionError):
+        return fields_of(value or b"", registry(settings))
+    except (ValueError, RecursionError, RegistryAwayError):
         return None
-    if isinstance(envelope, dict) and "op" not in envelope and isinstance(envelope.get("payload"), dict):
-        envelope = envelope["payload"]
-    return envelope if isinstance(envelope, dict) else None
 
 
-def _masked(value: bytes | None, contract: Contract) -> Any:
+def _is_flat(envelope: Row) -> bool:
+    return not {"before", "after", "op"} & envelope.keys()
+
+
+def _masked(value: bytes | None, contract: Contract, settings: Settings) -> Any:
     """Return of a message what may be shown."""
-    envelope = _envelope(value)
+    envelope = _envelope(value, settings)
     if envelope is None:
-        return f"no JSON object: {len(value or b'')} bytes, which can't be masked and are not shown"
+        return (
+            f"no record that can be read: {len(value or b'')} bytes, which can't be masked and are not shown"
+        )
+    if _is_flat(envelope):
+        return _masked_row(envelope, contract)
     shown: Row = {name: envelope[name] for name in _TOLD_ENVELOPE if name in envelope}
     for image in ("before", "after"):
         if image in envelope:

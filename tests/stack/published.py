@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -28,15 +29,21 @@ GRAINS = {
 """What one row of each mart is about."""
 
 
-def sync(bootstrap_servers: str, data_dir: Path) -> str:
+def sync(bootstrap_servers: str, data_dir: Path, **environment: str) -> str:
     """Run `pharmacy-bi sync`, landing everything that is in Kafka; return what it printed.
 
     Raises AssertionError with its output if it fails.
     """
-    return pharmacy_bi(bootstrap_servers, data_dir, "sync")
+    return pharmacy_bi(bootstrap_servers, data_dir, "sync", environment=environment)
 
 
-def pharmacy_bi(bootstrap_servers: str, data_dir: Path, *words: str, fails: bool = False) -> str:
+def pharmacy_bi(
+    bootstrap_servers: str,
+    data_dir: Path,
+    *words: str,
+    fails: bool = False,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Run a command and return what it printed; it `fails` with exit code 1, or not.
 
     Raises AssertionError with its output if it does otherwise.
@@ -48,6 +55,7 @@ def pharmacy_bi(bootstrap_servers: str, data_dir: Path, *words: str, fails: bool
             "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
             "BI_DATA_DIR": str(data_dir),
             "BI_TIMEZONE": BUSINESS_TIMEZONE,
+            **environment,
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

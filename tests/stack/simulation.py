@@ -1,9 +1,10 @@
 """The simulated shop's people, acting by SQL on the real MariaDB."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from shop.behaviour import Behaviour
@@ -36,7 +37,7 @@ class Simulation:
         for transaction in self._people.opening(OPENING):
             self._shop.apply(transaction)
 
-    def start_connector(self, stack: Stack) -> None:
+    def start_connector(self, stack: Stack, changes: Mapping[str, str] = MappingProxyType({})) -> None:
         """Start the connector with the shop's clock, so that its snapshot is older than what follows.
 
         Debezium asks the server for the time of a snapshot.
@@ -44,7 +45,7 @@ class Simulation:
         with self._connection.cursor() as cursor:
             clock = f"SET timestamp = {OPENING.timestamp()}"
             cursor.execute("SET GLOBAL init_connect = %s", (clock,))
-            stack.start_connector()
+            stack.start_connector(changes)
             stack.wait_delivered()
             cursor.execute("SET GLOBAL init_connect = ''")
 

@@ -69,14 +69,16 @@ def shop(stack: Stack, shop_database: Any, tmp_path: Path) -> Shop:
     for made in admin.create_topics([NewTopic(SIGNALS, 1, 1)]).values():
         made.result()
     stack.start_connector(
-        provide_transaction_metadata="true",
-        skipped_operations="none",
-        read_only="true",
-        signal_enabled_channels="kafka",
-        signal_kafka_topic=SIGNALS,
-        signal_kafka_bootstrap_servers=stack.bootstrap_servers,
-        signal_kafka_poll_timeout_ms="100",
-        signal_poll_interval_ms="200",
+        {
+            "provide.transaction.metadata": "true",
+            "skipped.operations": "none",
+            "read.only": "true",
+            "signal.enabled.channels": "kafka",
+            "signal.kafka.topic": SIGNALS,
+            "signal.kafka.bootstrap.servers": stack.bootstrap_servers,
+            "signal.kafka.poll.timeout.ms": "100",
+            "signal.poll.interval.ms": "200",
+        }
     )
     shop.land()
     return shop
