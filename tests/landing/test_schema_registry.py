@@ -20,7 +20,8 @@ from shop.broker import EmbeddedBroker
 from tests.histories import TABLES
 from tests.landing.converters import Field, Registry, in_form, struct
 from tests.landing.messages import Log, order, user
-from tests.platform import Platform, produce, query, warehouse_of
+from tests.landing.test_kafka import query, warehouse_of
+from tests.platform import Platform, produce
 
 
 @pytest.fixture
