@@ -182,7 +182,7 @@ def test_a_required_column_that_is_dropped_is_quarantined_by_any_policy(
 ) -> None:
     log = changed(platform, policy)
     log.change("users", "c", None, without(whole(2), "practitioner_discount"))
-    log.change("users", "c", None, whole(3, practitioner_discount="much"))
+    log.change("users", "c", None, whole(3, practitioner_discount="very much"))
     assert platform.land(log.messages[1:]).counts["quarantined"] == 2
     causes = [row["cause"] for row in platform.rows('(FROM cdc.quarantine ORDER BY "offset")')]
     assert "practitioner_discount" in causes[0]

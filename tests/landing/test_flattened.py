@@ -144,9 +144,9 @@ def test_a_faulty_row_and_an_unknown_column_are_told_as_in_an_envelope(flat: Fla
 
 def test_envelopes_may_follow(flat: Flattened) -> None:
     flat.land(flat.row("users", user(1, -5.0)))
-    hours = timedelta(hours=10)
-    change = flat.log.change("users", "u", user(1, -5.0), user(1, -8.0), hours=10)
-    deleted = flat.log.change("users", "d", user(1, -8.0), None, hours=11)
+    hours = timedelta(hours=1.5)
+    change = flat.log.change("users", "u", user(1, -5.0), user(1, -8.0), hours=1.5)
+    deleted = flat.log.change("users", "d", user(1, -8.0), None, hours=2.5)
     flat.land(change, deleted, flat.tombstone("users", 1))
     assert [(value, is_gone) for value, _, is_gone in flat.history()] == [
         (-5, False),
