@@ -21,7 +21,7 @@ from bi_assets.landing import sweep as sweeping
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.forms import fetch_schemas
 from bi_assets.landing.kafka import KafkaSource
-from bi_assets.landing.land import Landed, land
+from bi_assets.landing.land import Landed, choking_apart, land
 from bi_assets.landing.offsets import Progress, landed_offsets
 from bi_assets.landing.offsets import progress as landed_progress
 from bi_assets.landing.schema_registry import RegistryAwayError
@@ -235,8 +235,16 @@ def _has_schemas(batch: Batch, settings: Settings, *, was_held: bool) -> bool:
 
 
 def _land(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, batch: Batch, outcome: Outcome) -> Landed:
-    with _timed(outcome, "land"), transaction(con):
-        landed = land(con, batch, warehouse.contracts, warehouse.settings)
+    with _timed(outcome, "land"):
+        try:
+            with transaction(con):
+                landed = land(con, batch, warehouse.contracts, warehouse.settings)
+        except duckdb.Error:
+            apart = choking_apart(con, batch, warehouse.contracts, warehouse.settings)
+            if apart is None:
+                raise
+            with transaction(con):
+                landed = land(con, apart, warehouse.contracts, warehouse.settings)
     outcome.landed.append(landed)
     return landed
 

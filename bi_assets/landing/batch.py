@@ -42,7 +42,8 @@ class Batch:
     `next_offsets`: the offset to read next (one past the last message, further where the broker
     skipped control records). `end_offsets`: where each partition ended once the batch was read;
     partitions without news are in both too. `read_at`: naive UTC. `links`: by topic, the messages
-    whose headers name another key (see `rekeyed`).
+    whose headers name another key (see `rekeyed`). `choking`: by topic, messages apart from the others,
+    which the decoder fails on.
     """
 
     messages: Mapping[str, pa.Table]
@@ -51,6 +52,7 @@ class Batch:
     read_at: datetime
     losses: Sequence[Loss] = ()
     restarts: Sequence[Restart] = ()
+    choking: Mapping[str, pa.Table] = field(default_factory=dict)
     links: Mapping[str, Sequence[tuple[int, int, bytes]]] = field(default_factory=dict)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -83,7 +83,8 @@ def land(
         if topic not in batch.messages:
             continue
         partitions = [p for p in batch.next_offsets if p.topic == topic]
-        messages = _not_landed(batch.messages[topic], {p.number: landed.get(p, 0) for p in partitions})
+        starts = {p.number: landed.get(p, 0) for p in partitions}
+        messages = _not_landed(batch.messages[topic], starts)
         counts["messages"] += messages.num_rows
         counts["tombstones"] += messages.column("value").null_count
         found, sent = decode(
@@ -92,6 +93,10 @@ def land(
         )  # fmt: skip
         counts.update(found)
         newest += sent
+        if topic in batch.choking:
+            choking = _not_landed(batch.choking[topic], starts)
+            quarantine.add_undecodable(con, contract, topic, choking, partitions[0].source, settings)
+            counts.update(messages=choking.num_rows, quarantined=choking.num_rows)
         if found["erased"]:
             kept_out.append(table)
         staged = duplicates.stage(con, contract, topic, partitions[0].source)
@@ -197,21 +202,14 @@ def decode(
 
     Returns the newest change as well, where Kafka tells when it was sent.
 
-    A message that the decoder itself chokes on is found by halving the batch: it is set aside,
-    and everything around it lands. `source` is (cluster id, topic id or name); `links` are those of
+    `source` is (cluster id, topic id or name); `links` are those of
     changed keys.
     """
     sql = decode_sql(contract, topic, settings)
     undecodable = 0
     by_form = forms.sort(con, contract, messages)
     envelopes = by_form.envelopes
-    try:
-        _decode_all(con, sql, envelopes)
-    except duckdb.Error:
-        sound, choking = _halve(con, sql, envelopes)
-        _decode_all(con, sql, pa.concat_tables(sound) if sound else messages.slice(0, 0))
-        quarantine.add_undecodable(con, contract, topic, pa.concat_tables(choking), source, settings)
-        undecodable = sum(table.num_rows for table in choking)
+    _decode_all(con, sql, envelopes)
     if contract.schema_changes == "quarantine":
         drift.refuse(con, contract, envelopes)
     deletes = 0
@@ -268,6 +266,26 @@ def _set_aside(
     for refused, cause in added.refused:
         quarantine.add_undecodable(con, contract, topic, refused, source, settings, cause)
     return sum(refused.num_rows for refused, _ in added.refused)
+
+
+def choking_apart(
+    con: duckdb.DuckDBPyConnection, batch: Batch, contracts: Mapping[str, Contract], settings: Settings
+) -> Batch | None:
+    """Return the batch with the messages that the decoder itself fails on apart; None where there are none.
+
+    They are found by halving, so that everything around them lands. Call it outside a transaction,
+    which an error ends.
+    """
+    messages, choking = dict(batch.messages), {}
+    for table, contract in contracts.items():
+        topic = settings.topic(table)
+        if topic in messages:
+            found = messages[topic]
+            sound, bad = _halve(con, decode_sql(contract, topic, settings), found)
+            if bad:
+                messages[topic] = pa.concat_tables([found.slice(0, 0), *sound])
+                choking[topic] = pa.concat_tables(bad)
+    return replace(batch, messages=messages, choking=choking) if choking else None
 
 
 def _decode_all(con: duckdb.DuckDBPyConnection, sql: str, messages: pa.Table) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from bi_assets.landing.debezium_json import decode_sql
 from bi_assets.landing.kafka import KafkaSource
 from bi_assets.landing.land import land
 from bi_assets.landing.offsets import landed_offsets
@@ -61,6 +62,35 @@ def test_two_readers_at_once_land_each_message_once(broker: EmbeddedBroker, tmp_
                         land(con, batch, warehouse.contracts, warehouse.settings)
     assert query(warehouse, "SELECT count(*) FROM cdc.users") == [(1,)]
     assert query(warehouse, "SELECT count(*) FROM cdc.quarantine") == [(1,)]
+
+
+def test_a_message_that_the_decoder_itself_fails_on_is_set_aside_and_the_rest_lands(
+    broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No such message is known: the fault is put into the decoder."""
+
+    def faulty(*arguments: Any) -> str:
+        sql = decode_sql(*arguments)
+        assert "op AS _op" in sql
+        return sql.replace(
+            "op AS _op", "CASE WHEN contains(text, 'choke') THEN error('!') ELSE op END AS _op"
+        )
+
+    monkeypatch.setattr("bi_assets.landing.land.decode_sql", faulty)
+    log = Log()
+    for number in range(1, 40):
+        log.change("users", "c", None, user(number, note="choke" if number in (3, 20) else ""))
+    log.change("orders", "c", None, order(1))
+    produce(broker, log.messages)
+    warehouse = warehouse_of(broker, tmp_path)
+    outcome = sync(warehouse)
+    assert [batch.counts["messages"] for batch in outcome.landed] == [40]
+    assert query(warehouse, "SELECT count(*) FROM state.users") == [(37,)]
+    assert query(warehouse, "SELECT count(*) FROM state.orders") == [(1,)]
+    assert query(warehouse, "SELECT key_token, cause FROM cdc.quarantine ORDER BY 1") == [
+        ("20", "the decoder failed on this message"),
+        ("3", "the decoder failed on this message"),
+    ]
 
 
 def test_what_the_broker_dropped_is_reported_and_the_rest_lands(
