@@ -273,11 +273,12 @@ def test_an_unfinished_transaction_stops_nobody_and_is_told(world: TopicWorld) -
     producer = world.new_producer(transactional_id=world.name)
     producer.init_transactions(SECONDS)
     producer.begin_transaction()
-    world.send(world.log.change("users", "c", None, user(1), hours=1), producer=producer)
+    world.send(world.log.change("users", "c", None, user(1), hours=1), producer=producer, timed=True)
     world.send(
         world.log.change("users", "c", None, user(2), hours=2),  # waits behind it
         world.log.change("orders", "c", None, order(1), hours=3),
         world.log.heartbeat(4),
+        timed=True,
     )
     started = time.monotonic()
     sync(world.warehouse)

@@ -76,8 +76,11 @@ class TopicWorld:
         """Do what retention does: nothing before this offset is there any more."""
         _done(self.admin.delete_records([TopicPartition(self.topic(table), partition, offset)]))
 
-    def send(self, *messages: Message, producer: Producer | None = None) -> None:
-        """Produce messages to the world's own topics, and wait until they are there."""
+    def send(self, *messages: Message, producer: Producer | None = None, timed: bool = False) -> None:
+        """Produce messages to the world's own topics, and wait until they are there.
+
+        They are as old as they say where `timed`, and else of now.
+        """
         producer = producer or self.producer
         failed: list[Any] = []
         for m in messages:
@@ -86,6 +89,7 @@ class TopicWorld:
                 m.value,
                 m.key,
                 m.partition,
+                timestamp=m.timestamp_ms if timed else 0,
                 on_delivery=lambda error, _: failed.append(error) if error else None,
             )
         assert producer.flush(SECONDS) == 0
