@@ -39,7 +39,7 @@ from bi_assets.settings import Settings
 from bi_assets.sql import literal, transaction
 
 _PATIENCE_SECONDS = 60.0
-_MEMORY = "200MB"
+_MEMORY = "300MB"
 """What the database may take before it uses the disk: a backlog of any size has to fit."""
 _ROW_GROUP = 30_720
 """Rows written and skipped together. At DuckDB's 122,880, each batch of a backlog leaves a rest that

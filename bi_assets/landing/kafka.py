@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 pa.set_memory_pool(pa.system_memory_pool())
 
 BATCH_MESSAGES = 150_000
-_BATCH_BYTES = 80 << 20
+_BATCH_BYTES = 64 << 20
 _AT_ONCE = 5_000  # Python objects alive at a time
 _ANSWER_SECONDS = 10.0
 _RESTART_SECONDS = 30.0  # Kafka gives up a broker that was killed after nine
@@ -327,7 +327,9 @@ class KafkaSource:
             if message := self._consumer.poll(min(left, _AGAIN_SECONDS)):
                 if error := message.error():
                     self._client.complain(error, message.topic())
-                waiting.discard(self._partitions[message.topic() or "", message.partition() or 0])
+                # An error of the connection is of no partition.
+                if partition := self._partitions.get((message.topic() or "", message.partition() or 0)):
+                    waiting.discard(partition)
         return self.hindrance
 
     def read(self, timeout: float) -> Batch | None:
