@@ -41,6 +41,7 @@ _REST_SECONDS = 3.0
 _LONG_REST_SECONDS = 20.0
 """Without that word, rows that are new may follow the known ones when the connector looks up again."""
 _REACH_SECONDS = 10.0
+_GLANCE_SECONDS = 0.05
 _LISTED = 100
 """Rows of one table that are listed, of each kind; the others are counted."""
 _WHOLE = ("SUCCEEDED", "EMPTY")
@@ -219,7 +220,7 @@ class _Notifications:
     def read(self) -> list[dict[str, Any]]:
         """Return what has come since the last time."""
         found = []
-        while message := self._consumer.poll(0.05):
+        while (message := self._consumer.poll(_GLANCE_SECONDS)) is not None:
             if not message.error() and (value := message.value()):
                 try:
                     found.append(fields_of(value, self._registry))
