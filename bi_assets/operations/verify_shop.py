@@ -165,8 +165,8 @@ def compare(
         sync(warehouse, progress)
         with warehouse.open() as con:
             (since,) = one(con, "SELECT coalesce(max(batch_id), 0) FROM meta.batches")
-        snapshot = _Snapshot(warehouse, load.rows, since, topic)
-        snapshot.listen(_Notifications(consumer, metadata, settings))
+        notifications = _Notifications(consumer, metadata, settings)
+        snapshot = _Snapshot(warehouse, load.rows, since, topic, notifications)
         _signal(client, topic, snapshot.id, settings, load.rows)
         sync(warehouse, progress, until=snapshot.is_over)
     finally:
@@ -232,8 +232,15 @@ class _Notifications:
 class _Snapshot:
     """An incremental snapshot that was asked for: how far it is, as far as that can be known."""
 
-    def __init__(self, warehouse: Warehouse, tables: Collection[str], since: int, topic: str) -> None:
-        """`since`: the batch before it."""
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        tables: Collection[str],
+        since: int,
+        topic: str,
+        notifications: _Notifications,
+    ) -> None:
+        """`since`: the batch before it. `topic`: where it is asked for."""
         self.id = str(uuid4())
         self.since = since
         self.statuses: dict[str, str] = {}
@@ -241,16 +248,10 @@ class _Snapshot:
         self.has_ended = False
         """Whether it is known that all has been read."""
         self._warehouse, self._tables, self._topic = warehouse, tables, topic
-        self._read = 0
-        self._notifications: _Notifications | None = None
-        self._asked_at = self._news_at = time.monotonic()
-        self._has_begun = False
-        self._is_told = False
-
-    def listen(self, notifications: _Notifications) -> None:
-        """Hear what the connector tells from now on."""
         self._notifications = notifications
+        self._read = 0
         self._asked_at = self._news_at = time.monotonic()
+        self._has_begun = self._is_told = False
 
     def is_over(self) -> bool:
         """Tell whether nothing more is to come. Errors: `UserError` where the connector does not react."""
@@ -270,9 +271,7 @@ class _Snapshot:
         return rested > (_REST_SECONDS if self.has_ended else _SILENCE_SECONDS)
 
     def _hear(self) -> bool:
-        heard = (
-            [n for n in self._notifications.read() if n.get("id") == self.id] if self._notifications else []
-        )
+        heard = [told for told in self._notifications.read() if told.get("id") == self.id]
         for told in heard:
             more = told.get("additional_data") or {}
             if told.get("type") == "TABLE_SCAN_COMPLETED":
@@ -292,13 +291,9 @@ class _Snapshot:
 
     def _is_all_here(self) -> bool:
         """Tell whether each row that was known has come again or has changed; more may still come."""
+        absent = [_vanished(self._warehouse.contracts[table], self.since) for table in self._tables]
         with self._warehouse.open() as con:
-            return not any(
-                one(con, f"SELECT count(*) FROM ({_vanished(self._warehouse.contracts[table], self.since)})")[
-                    0
-                ]
-                for table in self._tables
-            )
+            return not any(one(con, f"SELECT count(*) FROM ({sql})")[0] for sql in absent)
 
 
 def _snapshot_rows(table: str, since: int) -> str:
@@ -361,8 +356,9 @@ WHERE r._version_no IS NOT NULL""")
     status = snapshot.statuses.get(table)
     if status not in _WHOLE and (status or (not counts["read"] and counts["known"])):
         found.not_compared.append(
-            f"{table} was not read as a whole: the connector "
-            + (f"says {status}." if status else "sent no row of it; is it in table.include.list?")
+            f"{table} was not read as a whole (the connector "
+            + (f"says {status}" if status else "sent no row of it")
+            + "): is it in table.include.list, and has it a primary key?"
         )
         return
     vanished = _vanished(contract, since)
