@@ -124,6 +124,9 @@ class Compared:
                 told.append(
                     f"{table}: what vanished stays here until it is swept: have the connector take a new "
                     f"snapshot of the whole table, then run `pharmacy-bi sweep {table} --apply`."
+                    if n["read"]
+                    else f"{table} is empty at the shop. What vanished stays here: `pharmacy-bi sweep` needs a "
+                    "snapshot that has a row."
                 )
         return told
 
