@@ -125,8 +125,8 @@ class Compared:
                     f"{table}: what vanished stays here until it is swept: have the connector take a new "
                     f"snapshot of the whole table, then run `pharmacy-bi sweep {table} --apply`."
                     if n["read"]
-                    else f"{table} is empty at the shop. What vanished stays here: `pharmacy-bi sweep` needs a "
-                    "snapshot that has a row."
+                    else f"{table} is empty at the shop; what vanished stays here, since `pharmacy-bi sweep` "
+                    "needs a snapshot that has a row."
                 )
         return told
 
