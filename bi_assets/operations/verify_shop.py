@@ -328,8 +328,8 @@ def _compare(
     key = ", ".join(map(quote, contract.key))
     same_key = " AND ".join(f"p.{quote(name)} = r.{quote(name)}" for name in contract.key)
     read = _snapshot_rows(table, since)
-    counts = {"known": found.load.rows[table], "changed": 0, "missing": 0, "vanished": 0}
-    (counts["read"],) = one(con, f"SELECT count(DISTINCT ({key})) FROM {read}")
+    (n,) = one(con, f"SELECT count(DISTINCT ({key})) FROM {read}")
+    counts = {"known": found.load.rows[table], "read": n, "changed": 0, "missing": 0, "vanished": 0}
     found.tables[table] = counts
     con.execute(f"""
 CREATE OR REPLACE TEMP TABLE differing AS
