@@ -361,7 +361,7 @@ WHERE r._version_no IS NOT NULL""")
         found.not_compared.append(
             f"{table} was not read as a whole (the connector "
             + (f"says {status}" if status else "sent no row of it")
-            + "): is it in table.include.list, and has it a primary key?"
+            + "): is it empty there, not in table.include.list, or without a primary key?"
         )
         return
     vanished = _vanished(contract, since)
