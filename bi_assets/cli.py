@@ -12,6 +12,7 @@ from typing import Any, ParamSpec
 
 import click
 import duckdb
+from rich.markup import escape
 
 from bi_assets import __version__, running
 from bi_assets import status as state
@@ -19,6 +20,7 @@ from bi_assets.demo import demo as run_demo
 from bi_assets.errors import UserError
 from bi_assets.micro_batch import sweep as run_sweep
 from bi_assets.micro_batch import sync as run_sync
+from bi_assets.operations import verify_shop
 from bi_assets.operations.erase import erase
 from bi_assets.operations.quarantine import replay, show
 from bi_assets.operations.rewind import rewind
@@ -28,6 +30,7 @@ from bi_assets.platform import warehouse
 from bi_assets.settings import Settings
 from bi_assets.sizes import human
 from bi_assets.terminal import console, landing_progress, print_table
+from bi_assets.warehouse import Warehouse
 
 P = ParamSpec("P")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -251,22 +254,63 @@ def rewind_command(to: str, as_json: bool) -> None:
 
 
 @main.command("verify")
+@click.option(
+    "--shop", is_flag=True, help="First, compare with the shop's own tables, and land what differs."
+)
+@click.option(
+    "--table", "tables", multiple=True, metavar="TABLE", help="With --shop: this table only; again for more."
+)
+@click.option(
+    "--signal-topic", help="With --shop: signal.kafka.topic of the connector, if not PREFIX.signals."
+)
+@click.option("--yes", is_flag=True, help="With --shop: do not ask.")
 @as_json
 @told_plainly
-def verify_command(as_json: bool) -> None:
+def verify_command(
+    shop: bool, tables: tuple[str, ...], signal_topic: str | None, yes: bool, as_json: bool
+) -> None:
     """Compute everything from the change logs again, and compare; exit code 1 where anything differs."""
-    found = verify(warehouse(Settings.from_environment()))
+    platform = warehouse(Settings.from_environment())
+    compared = _compare_with_shop(platform, tables, signal_topic, yes=yes, quiet=as_json) if shop else None
+    found = verify(platform)
+    ok = found.ok and (compared is None or compared.ok)
     if as_json:
-        _print_json(asdict(found) | {"ok": found.ok})
-    else:
-        for sentence in found.differences:
-            console.print(f"[red]![/red] {sentence}")
-        for note in found.not_compared:
-            console.print(note)
-        console.print(f"{found.rows:,} rows of {found.tables} tables compared")
-        if found.ok:
-            console.print("[green]everything is as the change logs say[/green]")
-    sys.exit(0 if found.ok else 1)
+        told: dict[str, Any] = {"ok": ok}
+        if compared:
+            told["shop"] = asdict(compared) | {"differences": compared.differences, "ok": compared.ok}
+        _print_json(asdict(found) | told)
+        sys.exit(0 if ok else 1)
+    if compared:
+        _print_dicts("At the shop", [{"table": table, **n} for table, n in compared.tables.items()])
+        _print_found(compared.differences, compared.not_compared)
+    _print_found(found.differences, found.not_compared)
+    console.print(f"{found.rows:,} rows of {found.tables} tables compared")
+    if found.ok:
+        console.print("[green]everything is as the change logs say[/green]")
+    if compared and compared.ok:
+        console.print("[green]everything that was compared is as the shop says[/green]")
+    sys.exit(0 if ok else 1)
+
+
+def _compare_with_shop(
+    platform: Warehouse, tables: Sequence[str], signal_topic: str | None, *, yes: bool, quiet: bool
+) -> verify_shop.Compared:
+    """State the load, and go on where that is wanted."""
+    load = verify_shop.load_of(platform, tables)
+    if not yes and not sys.stdin.isatty():
+        raise UserError(f"{load} Run it with --yes to go on.")
+    click.echo(str(load), err=True)
+    if not yes:
+        click.confirm("Go on?", abort=True, err=True)
+    with landing_progress(quiet=quiet) as told:
+        return verify_shop.compare(platform, load, signal_topic, told)
+
+
+def _print_found(differences: Sequence[str], not_compared: Sequence[str]) -> None:
+    for sentence in differences:
+        console.print("[red]![/red]", escape(sentence))
+    for note in not_compared:
+        console.print(note, markup=False)
 
 
 @main.command("erase")

@@ -93,10 +93,15 @@ def connect(warehouse: Warehouse, source: KafkaSource) -> None:
     source.connect(landed)
 
 
-def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outcome:
+def sync(
+    warehouse: Warehouse,
+    progress: Told = lambda done, left: None,
+    until: Callable[[], bool] = lambda: True,
+) -> Outcome:
     """Land everything up to the end offsets of now, refresh every mart, publish.
 
-    A transaction that its producer has not finished is left for the next time.
+    More is landed until `until` says true, which is asked each time that all has landed. A transaction that
+    its producer has not finished is left for the next time.
 
     Errors: `UserError` where the broker goes away or something keeps a message from coming, after what
     did come has been published.
@@ -105,6 +110,9 @@ def sync(warehouse: Warehouse, progress: Told = lambda done, left: None) -> Outc
     failure: UserError | None = None
     try:
         _drain(warehouse, outcome, progress)
+        while not until():
+            time.sleep(_WAIT_SECONDS)
+            _drain(warehouse, outcome, progress)
     except UserError as error:
         if not outcome.landed:
             raise

@@ -87,14 +87,29 @@ class Settings:
         return self.data_dir / "dagster"
 
     @property
+    def connector(self) -> str:
+        """The connector's `topic.prefix`: the first part of ours."""
+        return self.topic_prefix.rsplit(".", 1)[0]
+
+    @property
     def heartbeat_topic(self) -> str:
-        """Debezium's heartbeat topic: its `topic.prefix` is the first part of ours."""
-        return "__debezium-heartbeat." + self.topic_prefix.rsplit(".", 1)[0]
+        """Debezium's heartbeat topic."""
+        return "__debezium-heartbeat." + self.connector
 
     @property
     def transaction_topic(self) -> str:
         """Debezium's topic of transactions, where it is told to write one."""
-        return self.topic_prefix.rsplit(".", 1)[0] + ".transaction"
+        return self.connector + ".transaction"
+
+    @property
+    def signal_topic(self) -> str:
+        """The topic on which the connector is asked for snapshots, unless another one is named."""
+        return self.connector + ".signals"
+
+    @property
+    def notification_topic(self) -> str:
+        """The topic on which the connector says how far these are, where it is told to."""
+        return self.connector + ".notifications"
 
     def topic(self, table: str) -> str:
         """The topic that carries the changes of a source table."""

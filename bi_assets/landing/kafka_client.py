@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata
 
@@ -89,6 +89,26 @@ class KafkaClient:
             return AdminClient(self._config, logger=log)
         except KafkaException as error:
             raise self._unusable(error) from None
+
+    def send(self, topic: str, key: bytes, value: bytes, timeout: float) -> None:
+        """Send one message to a topic's first partition, and wait until it is there.
+
+        Errors: `UserError` where Kafka does not take it, or does not answer for `timeout` seconds.
+        """
+        failed: list[KafkaError] = []
+        try:
+            producer = Producer({**self._config, "message.timeout.ms": int(timeout * 1000)}, logger=log)
+        except KafkaException as error:
+            raise self._unusable(error) from None
+        producer.produce(
+            topic, value, key, 0, on_delivery=lambda error, _: failed.append(error) if error else None
+        )
+        if producer.flush(2 * timeout) or failed:
+            because = f" ({self._told(failed[0])})" if failed else ""
+            raise UserError(
+                f"Kafka at {self.address} does not take a message on {topic}{because}: give the login of "
+                "KAFKA_CONFIG Write on it."
+            )
 
     @property
     def _config(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tests.stack.topics import read_topics
 
 pytestmark = pytest.mark.stack
 
-SIGNALS = "signals.shop"
+SIGNALS = "shop.signals"
+NOTIFICATIONS = "shop.notifications"
 _SIGNALLED_SECONDS = 60
 _ORDER = "(%s, 1, 1, 1, 'T', '2024-05-01 12:00:00', 107.5, 100, 7.5, 0, 0, 1, NULL, NULL)"
 _ITEM = "INSERT INTO order_items VALUES (%s, %s, 1, NULL, 1, 50, 0, 0, 0)"
@@ -45,9 +47,11 @@ class Shop:
 
     def run(self, *words: str, fails: bool = False) -> Any:
         """Run a `pharmacy-bi` command; return the JSON that it prints."""
-        return json.loads(
-            pharmacy_bi(self.stack.bootstrap_servers, self._data_dir, *words, "--json", fails=fails)
-        )
+        return json.loads(self.tell(*words, "--json", fails=fails))
+
+    def tell(self, *words: str, fails: bool = False) -> str:
+        """Run a `pharmacy-bi` command; return what it prints."""
+        return pharmacy_bi(self.stack.bootstrap_servers, self._data_dir, *words, fails=fails)
 
     def landed(self, sql: str) -> list[tuple[Any, ...]]:
         """Query the core database."""
@@ -64,9 +68,11 @@ def shop(stack: Stack, shop_database: Any, tmp_path: Path) -> Shop:
         "INSERT INTO orders VALUES " + ", ".join(_ORDER % n for n in (1, 2, 3)),
         "INSERT INTO products VALUES (1, 1, 'p', 'small', 'general', 1, 2, 3)",
         "INSERT INTO brands VALUES (1, 'one', NULL), (2, 'two', NULL), (3, 'three', NULL)",
+        "INSERT INTO clinics VALUES (1, 'one'), (2, 'two'), (3, 'three')",
     )
     admin = AdminClient({"bootstrap.servers": stack.bootstrap_servers})
-    for made in admin.create_topics([NewTopic(SIGNALS, 1, 1)]).values():
+    topics = [NewTopic(name, 1, 1) for name in (SIGNALS, NOTIFICATIONS)]
+    for made in admin.create_topics(topics).values():
         made.result()
     stack.start_connector(
         {
@@ -78,6 +84,8 @@ def shop(stack: Stack, shop_database: Any, tmp_path: Path) -> Shop:
             "signal.kafka.bootstrap.servers": stack.bootstrap_servers,
             "signal.kafka.poll.timeout.ms": "100",
             "signal.poll.interval.ms": "200",
+            "notification.enabled.channels": "sink",
+            "notification.sink.topic.name": NOTIFICATIONS,
         }
     )
     shop.land()
@@ -108,6 +116,7 @@ def test_what_the_real_servers_send_is_understood(shop: Shop) -> None:
     the_transactions_are_whole(shop)
     the_schema_changes_are_told(shop)
     the_stream_wins_over_the_incremental_snapshot(shop)
+    the_shop_itself_is_compared(shop)
     what_vanished_while_nobody_looked_is_swept(shop)
 
 
@@ -209,6 +218,46 @@ def the_stream_wins_over_the_incremental_snapshot(shop: Shop) -> None:
     assert shop.landed(unchanged) == [(2,)], "a snapshot row that repeats the state made a version"
 
 
+def the_shop_itself_is_compared(shop: Shop) -> None:
+    """What no binlog has told is found; what changes meanwhile is no difference."""
+    shop.execute(
+        "SET sql_log_bin = 0",
+        "UPDATE clinics SET name = 'zwei' WHERE id = 2",
+        "DELETE FROM clinics WHERE id = 3",
+        "INSERT INTO clinics VALUES (4, 'four')",
+        "SET sql_log_bin = 1",
+    )
+    words = ("verify", "--shop", "--yes", "--table", "clinics", "--table", "vouchers", "--json")
+    with ThreadPoolExecutor(1) as desk:
+        asked = desk.submit(shop.tell, *words, fails=True)
+        n = 0
+        while not asked.done():
+            shop.execute(f"UPDATE clinics SET name = 'one {(n := n + 1)}' WHERE id = 1")
+            wait([asked], timeout=0.2)
+    told = asked.result()
+    load, _, result = told.partition("\n")
+    assert "2 tables of the shop as a whole, 3 rows as far as they are known here: about 5 queries" in load
+    found = json.loads(result)
+    assert (found["ok"], found["differences"]) == (False, [])
+    compared = found["shop"]
+    assert compared["rows"] == [
+        {"table": "clinics", "kind": "changed", "key": {"id": 2}, "columns": {"name": ["two", "zwei"]}},
+        {"table": "clinics", "kind": "missing", "key": {"id": 4}, "columns": {}},
+        {"table": "clinics", "kind": "vanished", "key": {"id": 3}, "columns": {}},
+    ]
+    assert compared["tables"]["vouchers"] == {
+        "known": 0,
+        "read": 0,
+        "changed": 0,
+        "missing": 0,
+        "vanished": 0,
+    }
+    assert compared["not_compared"] == []
+    assert "run `pharmacy-bi sweep clinics --apply`" in compared["differences"][-1]
+    mended = shop.landed("SELECT id, name FROM state.clinics WHERE id > 1 ORDER BY id")
+    assert mended == [(2, "zwei"), (3, "three"), (4, "four")]
+
+
 def what_vanished_while_nobody_looked_is_swept(shop: Shop) -> None:
     """The connector is down and loses its place: what it does not see is only not in its new snapshot."""
     shop.stack.stop_connect()
@@ -222,6 +271,7 @@ def what_vanished_while_nobody_looked_is_swept(shop: Shop) -> None:
     )
     assert [row["id"] for row in shop.run("sweep", "brands")["rows"]] == [2]
     assert shop.landed("SELECT id FROM state.brands ORDER BY id") == [(1,), (2,), (3,)]
+    assert [row["id"] for row in shop.run("sweep", "clinics")["rows"]] == [3]
     assert shop.run("sweep", "brands", "--apply")["applied"]
     assert shop.landed("SELECT id FROM state.brands ORDER BY id") == [(1,), (3,)]
     assert not any("brands" in problem for problem in shop.run("status", fails=True)["problems"])
