@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -15,10 +16,12 @@ from bi_assets.landing.topic_state import told_losses, told_restarts, topic_stat
 from bi_assets.outputs.pace import last_publication, spacing
 from bi_assets.settings import Settings
 from bi_assets.sizes import sizes
-from bi_assets.sql import quote
+from bi_assets.sql import one, quote
 from bi_assets.warehouse import Warehouse
 
 Rows = list[dict[str, Any]]
+_PATIENCE = timedelta(hours=1)
+"""So long may messages wait: for a `sync` by the clock."""
 _TOTALS = ", ".join(f"coalesce(sum({name}), 0)::BIGINT AS {name}" for name in COUNTS)
 
 
@@ -49,6 +52,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
             found |= row
         landed, unread = landed_offsets(con), unread_messages(con)
         last = last_publication(con)
+        (landed_at,) = one(con, "SELECT max(landed_at) FROM meta.batches")
         source = source_status.tell(con, warehouse.contracts, settings)
     found["published"] = last.told() if last else None
     found["problems"] = [f"left out: {fault}" for fault in warehouse.faults]
@@ -60,6 +64,7 @@ def status(warehouse: Warehouse) -> dict[str, Any]:
         table["lag"] = state.lag.get(topic)
         table["topic"] = topic if topic in state.lag else None
     found["problems"] += state.problems
+    found["problems"] += _waiting(sum(table["lag"] or 0 for table in found["tables"]), landed_at)
     found["problems"] += told_losses(
         (loss["topic"], loss["partition"], loss["first_offset"], loss["last_offset"])
         for loss in found["losses"]
@@ -220,6 +225,20 @@ def _quarantined_orders(con: duckdb.DuckDBPyConnection, warehouse: Warehouse) ->
         con, "SELECT count(*) AS n FROM marts.orders_with_discount WHERE discount_source = 'quarantined'"
     )
     return int(row["n"])
+
+
+def _waiting(messages: int, landed_at: datetime | None) -> list[str]:
+    """Return what is wrong where so many messages wait in Kafka; `landed_at` (UTC): the last landing."""
+    if not messages:
+        return []
+    if landed_at is None:
+        return [f"{messages:,} messages are in Kafka and none has landed: `pharmacy-bi sync` lands them."]
+    if datetime.now(UTC).replace(tzinfo=None) - landed_at < _PATIENCE:
+        return []
+    return [
+        f"{messages:,} messages wait in Kafka, and none has landed since {landed_at:%Y-%m-%d %H:%M} (UTC): "
+        "see what `pharmacy-bi sync` says."
+    ]
 
 
 def _rows(con: duckdb.DuckDBPyConnection, sql: str, **parameters: object) -> Rows:

@@ -75,8 +75,26 @@ def test_status_tells_how_often_it_publishes_where_that_takes_long(environment: 
 
 
 def test_status_tells_the_lag_before_a_sync(environment: dict[str, str]) -> None:
-    told = json.loads(call(environment, "status", "--json").output)
-    assert sum(table["lag"] or 0 for table in told["tables"]) == len(goldens.load("07a").messages)
+    result = call(environment, "status", "--json")
+    told = json.loads(result.output)
+    messages = len(goldens.load("07a").messages)
+    assert sum(table["lag"] or 0 for table in told["tables"]) == messages
+    assert result.exit_code == 1
+    assert f"{messages} messages are in Kafka and none has landed" in told["problems"][0]
+
+
+def test_status_is_not_well_where_messages_wait_and_nothing_lands(
+    environment: dict[str, str], broker: EmbeddedBroker
+) -> None:
+    call(environment, "sync")
+    broker.produce("shop.shop.orders", b'{"id":99}', b"not json")
+    broker.flush()
+    assert call(environment, "status").exit_code == 0  # it may be on its way
+    with duckdb.connect(f"{environment['BI_DATA_DIR']}/core.duckdb") as con:
+        con.execute("UPDATE meta.batches SET landed_at = landed_at - INTERVAL 2 HOUR")
+    result = call(environment, "status")
+    assert result.exit_code == 1
+    assert "1 messages wait in Kafka" in result.output
 
 
 def test_status_fails_with_a_message_in_quarantine(

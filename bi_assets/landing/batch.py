@@ -8,6 +8,8 @@ from datetime import datetime
 
 import pyarrow as pa
 
+LATEST_MS = 253402300799999
+"""The end of the year 9999, the last time that can be told."""
 MESSAGE_SCHEMA = pa.schema(
     [
         ("partition", pa.int32()),

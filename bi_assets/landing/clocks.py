@@ -11,6 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 
+from bi_assets.landing.debezium_json import TRUNCATED
+from bi_assets.sql import literal
+
 SCHEMA = [
     # Changes whose time lay in the future: how many, and the one that was furthest ahead.
     """CREATE TABLE IF NOT EXISTS meta.future_changes (
@@ -23,11 +26,12 @@ _LAG = timedelta(seconds=10)
 """A connector that is so little behind is up to date."""
 _QUIET = timedelta(seconds=60)
 """One that catches up sends something more often than that."""
-_SENT_AT = """CASE WHEN timestamp_ms > 0 THEN make_timestamp(timestamp_ms * 1000)
-  ELSE getvariable('landed_at') END"""
+_SENT_AT = """coalesce(CASE WHEN timestamp_ms > 0 THEN try(make_timestamp(timestamp_ms * 1000)) END,
+  getvariable('landed_at'))"""
 
-IS_FUTURE = f"_source_ts > {_SENT_AT} + INTERVAL {_SKEW_MINUTES} MINUTE"
-"""SQL: the change's time lies in the future of the message. Without Kafka's time, in that of landing."""
+_IS_MADE = f"(_cause IS NULL OR _cause = {literal(TRUNCATED)})"
+IS_FUTURE = f"{_IS_MADE} AND _source_ts > {_SENT_AT} + INTERVAL {_SKEW_MINUTES} MINUTE"
+"""SQL: a change or a truncate is of a time after that of its message; of landing, without Kafka's time."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ MERGE INTO meta.future_changes f USING (
   SELECT _topic, _server_id, count(*) AS n, arg_max(_partition, _source_ts) AS partition,
     arg_max(_offset, _source_ts) AS "offset", max(_source_ts) AS source_ts,
     arg_max({_SENT_AT}, _source_ts) AS sent_at
-  FROM decoded WHERE _cause IS NULL AND {IS_FUTURE} GROUP BY ALL
+  FROM decoded WHERE {IS_FUTURE} GROUP BY ALL
 ) s ON f.topic = s._topic AND f.server_id IS NOT DISTINCT FROM s._server_id
 WHEN MATCHED AND f.source_ts < s.source_ts THEN UPDATE SET events = f.events + s.n,
   partition = s.partition, "offset" = s."offset", source_ts = s.source_ts, sent_at = s.sent_at,
@@ -62,7 +66,7 @@ WHEN MATCHED AND f.source_ts < s.source_ts THEN UPDATE SET events = f.events + s
 WHEN MATCHED THEN UPDATE SET events = f.events + s.n, last_seen = getvariable('landed_at')
 WHEN NOT MATCHED THEN INSERT VALUES (s._topic, s._server_id, s.n, s.partition, s."offset", s.source_ts,
   s.sent_at, getvariable('landed_at'))""")
-    con.execute(f"UPDATE decoded SET _source_ts = {_SENT_AT} WHERE _cause IS NULL AND {IS_FUTURE}")
+    con.execute(f"UPDATE decoded SET _source_ts = {_SENT_AT} WHERE {IS_FUTURE}")
 
 
 def complete_by_heartbeat(heartbeat_at: datetime | None, sent: Sent | None) -> datetime | None:

@@ -9,6 +9,7 @@ null, or why the row can't be landed. The other forms are told from this one in 
 from __future__ import annotations
 
 from bi_assets.contracts.contract import Column, Contract
+from bi_assets.landing.batch import LATEST_MS
 from bi_assets.landing.columns import (
     breach,
     datetime_texts,
@@ -26,7 +27,6 @@ _SOURCE = (
     '{"ts_ms":"VARCHAR","ts_us":"VARCHAR","snapshot":"VARCHAR","server_id":"VARCHAR",'
     '"gtid":"VARCHAR","file":"VARCHAR","pos":"VARCHAR","row":"VARCHAR"}'
 )
-LATEST_MS = 253402300799999
 TRUNCATED = "the table was truncated"
 """The cause of a message that is no row to land, but one for `truncates`."""
 

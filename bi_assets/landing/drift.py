@@ -115,9 +115,32 @@ def refuse(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Tabl
 
     Excluded columns may be there or not.
     """
+    con.register("messages", messages)
+    _refuse(
+        con,
+        contract,
+        'SELECT partition, "offset", json_keys(json, path) AS names '
+        f"FROM ({_IMAGES.format(which='true')}) WHERE json_type(json, path) = 'OBJECT'",
+    )
+    con.unregister("messages")
+
+
+def refuse_rows(con: duckdb.DuckDBPyConnection, contract: Contract, beside: str) -> None:
+    """Do as `refuse` with the rows of `part`, whose `text` is a row alone.
+
+    What begins with `beside` the connector has put there.
+    """
+    _refuse(
+        con,
+        contract,
+        'SELECT partition, "offset", [n FOR n IN json_keys(TRY_CAST(text AS JSON)) '
+        f"IF NOT starts_with(n, {literal(beside)})] AS names FROM part",
+    )
+
+
+def _refuse(con: duckdb.DuckDBPyConnection, contract: Contract, rows: str) -> None:
     fields = "[" + ", ".join(map(literal, sorted(contract.fields))) + "]"
     names = "[" + ", ".join(map(literal, sorted(contract.names))) + "]"
-    con.register("messages", messages)
     con.execute(f"""
 UPDATE decoded SET _cause = {literal(_CHANGED)} || concat_ws('; ',
   CASE WHEN unknown <> [] THEN 'no contract names ' || array_to_string(unknown, ', ') END,
@@ -125,12 +148,10 @@ UPDATE decoded SET _cause = {literal(_CHANGED)} || concat_ws('; ',
 FROM (
   SELECT partition, "offset", list_sort([n FOR n IN names IF NOT list_contains({fields}, n)]) AS unknown,
     [n FOR n IN {names} IF NOT list_contains(names, n)] AS missing
-  FROM (SELECT *, json_keys(json, path) AS names FROM ({_IMAGES.format(which="true")})
-        WHERE json_type(json, path) = 'OBJECT')
+  FROM ({rows})
 ) m
 WHERE _cause IS NULL AND _partition = m.partition AND _offset = m."offset"
   AND (unknown <> [] OR missing <> [])""")
-    con.unregister("messages")
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,9 @@ def _insert(
         rows = rows_sql(contract, topic, settings, part.relation, part.layout)
         con.execute(f"INSERT INTO decoded BY NAME {rows}")
         if part.fields and contract.schema_changes == "quarantine":
-            drift.refuse_part(con, contract, part.fields)
+            if part.layout.exists:
+                drift.refuse_rows(con, contract, flattened.PREFIX)
+            else:
+                drift.refuse_part(con, contract, part.fields)
     finally:
         con.unregister("part")

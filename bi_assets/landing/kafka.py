@@ -16,6 +16,7 @@ from threading import Thread
 from types import TracebackType
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
@@ -23,7 +24,7 @@ from confluent_kafka.admin._metadata import ClusterMetadata
 
 from bi_assets.errors import UserError
 from bi_assets.landing import rekeyed
-from bi_assets.landing.batch import MESSAGE_SCHEMA, Batch, Loss, Partition, Restart
+from bi_assets.landing.batch import LATEST_MS, MESSAGE_SCHEMA, Batch, Loss, Partition, Restart
 from bi_assets.landing.kafka_client import KafkaClient, Refused
 from bi_assets.settings import Settings
 
@@ -428,7 +429,7 @@ def _table(messages: list[Message]) -> pa.Table:
         [
             pa.array([m.partition() for m in messages], pa.int32()),
             pa.array([m.offset() for m in messages], pa.int64()),
-            pa.array([m.timestamp()[1] for m in messages], pa.int64()),
+            _times([m.timestamp()[1] for m in messages]),
             pa.array([m.key() for m in messages], pa.binary()),
             pa.array([m.value() for m in messages], pa.large_binary()),
         ],
@@ -456,3 +457,10 @@ def _fatal(error: KafkaError) -> UserError:
 
 def _is_unknown(error: KafkaException) -> bool:
     return bool(error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART)
+
+
+def _times(milliseconds: list[int]) -> pa.Array:
+    """Return when messages were sent, in epoch milliseconds; null where their producer told no such time."""
+    told = pa.array(milliseconds, pa.int64())
+    is_time = pc.and_(pc.greater(told, 0), pc.less_equal(told, LATEST_MS))
+    return pc.if_else(is_time, told, pa.scalar(None, pa.int64()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import duckdb
@@ -31,7 +31,7 @@ from bi_assets.landing import (
     transactions,
     truncates,
 )
-from bi_assets.landing.batch import Batch
+from bi_assets.landing.batch import LATEST_MS, Batch
 from bi_assets.landing.debezium_json import TRUNCATED, decode_sql
 from bi_assets.settings import Settings
 from bi_assets.sql import literal, one
@@ -136,6 +136,8 @@ def land(
     return Landed(batch_id, {name: counts[name] for name in COUNTS}, tables, progress)
 
 
+NO_FAULT_OF_THE_MESSAGE = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InterruptException)
+"""Errors of the disk, of the memory, of somebody's wish."""
 COUNTS = (
     "messages",
     "landed",
@@ -209,7 +211,9 @@ def decode(
     undecodable = 0
     by_form = forms.sort(con, contract, messages)
     envelopes = by_form.envelopes
-    _decode_all(con, sql, envelopes)
+    con.register("messages", envelopes)
+    con.execute(sql)
+    con.unregister("messages")
     if contract.schema_changes == "quarantine":
         drift.refuse(con, contract, envelopes)
     deletes = 0
@@ -229,16 +233,16 @@ def decode(
     faulty, repeated, missing, truncated, future, sent_ms, made_at = one(con, f"""
 SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::BIGINT,
   coalesce(sum(_missing_hour) FILTER (_cause IS NULL), 0)::BIGINT,
-  count(*) FILTER (_cause = {literal(TRUNCATED)}), count(*) FILTER (_cause IS NULL AND {clocks.IS_FUTURE}),
+  count(*) FILTER (_cause = {literal(TRUNCATED)}), count(*) FILTER ({clocks.IS_FUTURE}),
   max(timestamp_ms), arg_max(_source_ts, timestamp_ms)
 FROM decoded""")  # fmt: skip
+    if future:
+        clocks.correct(con)
     if truncated:
         truncates.take(con, contract)
         faulty -= truncated
     if faulty:
         quarantine.add(con, contract, messages, source, settings)
-    if future:
-        clocks.correct(con)
     if links:
         rekeyed.record(con, contract, links, settings.pseudonym_key)
     counts = Counter(
@@ -281,35 +285,43 @@ def choking_apart(
         topic = settings.topic(table)
         if topic in messages:
             found = messages[topic]
-            sound, bad = _halve(con, decode_sql(contract, topic, settings), found)
+            source = next(p.source for p in batch.next_offsets if p.topic == topic)
+            sound, bad = _halve(con, contract, topic, source, found, contracts, settings)
             if bad:
                 messages[topic] = pa.concat_tables([found.slice(0, 0), *sound])
                 choking[topic] = pa.concat_tables(bad)
     return replace(batch, messages=messages, choking=choking) if choking else None
 
 
-def _decode_all(con: duckdb.DuckDBPyConnection, sql: str, messages: pa.Table) -> None:
-    con.register("messages", messages)
-    try:
-        con.execute(sql)
-    finally:
-        con.unregister("messages")
-
-
 def _halve(
-    con: duckdb.DuckDBPyConnection, sql: str, messages: pa.Table
+    con: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    topic: str,
+    source: tuple[str, str],
+    messages: pa.Table,
+    contracts: Mapping[str, Contract],
+    settings: Settings,
 ) -> tuple[list[pa.Table], list[pa.Table]]:
     """Split messages into those that decode and those that don't, in as few tries as it takes."""
+    con.begin()
     try:
-        _decode_all(con, sql, messages)
-    except duckdb.Error:
+        begun = begin(con, datetime.now(UTC).replace(tzinfo=None))
+        decode(con, contract, topic, source, messages, (), settings, contracts, begun)
+    except NO_FAULT_OF_THE_MESSAGE:
+        raise
+    except (duckdb.Error, ValueError, OverflowError):
         if messages.num_rows == 1:
             return [], [messages]
-        middle = messages.num_rows // 2
-        first = _halve(con, sql, messages.slice(0, middle))
-        second = _halve(con, sql, messages.slice(middle))
-        return first[0] + second[0], first[1] + second[1]
-    return [messages], []
+    else:
+        return [messages], []
+    finally:
+        con.rollback()
+    middle = messages.num_rows // 2
+    halves = messages.slice(0, middle), messages.slice(middle)
+    (first, bad), (second, also_bad) = (
+        _halve(con, contract, topic, source, half, contracts, settings) for half in halves
+    )
+    return first + second, bad + also_bad
 
 
 def _heartbeat_time(con: duckdb.DuckDBPyConnection, batch: Batch, settings: Settings) -> datetime | None:
@@ -322,10 +334,11 @@ def _heartbeat_time(con: duckdb.DuckDBPyConnection, batch: Batch, settings: Sett
     (newest,) = one(
         con,
         """
-SELECT make_timestamp(1000 * greatest($ms::BIGINT, max(TRY_CAST(coalesce(beat ->> '$.ts_ms',
-  beat ->> '$.payload.ts_ms') AS BIGINT))))
-FROM (SELECT TRY_CAST(try(decode(CAST(value AS BLOB))) AS JSON) AS beat FROM messages)""",
-        {"ms": forms.heartbeat_ms(beats, settings)},
+SELECT make_timestamp(1000 * max(ms)) FROM (
+  SELECT TRY_CAST(coalesce(beat ->> '$.ts_ms', beat ->> '$.payload.ts_ms') AS BIGINT) AS ms
+  FROM (SELECT TRY_CAST(try(decode(CAST(value AS BLOB))) AS JSON) AS beat FROM messages)
+  UNION ALL SELECT $ms) WHERE ms BETWEEN 1 AND $latest""",
+        {"ms": forms.heartbeat_ms(beats, settings), "latest": LATEST_MS},
     )
     con.unregister("messages")
     return newest

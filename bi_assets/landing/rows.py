@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from bi_assets.contracts.contract import Column, Contract
+from bi_assets.landing.batch import LATEST_MS
 from bi_assets.landing.columns import not_integer, repairs
-from bi_assets.landing.debezium_json import LATEST_MS, TRUNCATED
+from bi_assets.landing.debezium_json import TRUNCATED
 from bi_assets.landing.wall_time import odd_hours
 from bi_assets.landing.wire import (
     Cell,

@@ -89,13 +89,20 @@ class Log:
         self.raw(table, keys[0], None, headers=(newkey,))
         self.change(table, "c", None, after, hours=hours, headers=(oldkey,), pos=pos, partition=partition)
 
-    def truncate(self, table: str, *, hours: float = 0, partition: int = 0, **source: Any) -> Message:
+    def truncate(
+        self,
+        table: str,
+        *,
+        hours: float = 0,
+        sent: float | None = None,
+        partition: int = 0,
+        **source: Any,
+    ) -> Message:
         """Append a truncate at the next position."""
         _, value = self.bytes_of(table, "d", {"id": 0}, None, hours=hours, **source)
         told = json.loads(value) | {"op": "t", "before": None}
-        return self.raw(
-            table, None, json.dumps(told).encode(), partition=partition, sent_ms=_milliseconds(hours)
-        )
+        sent_ms = _milliseconds(hours if sent is None else sent)
+        return self.raw(table, None, json.dumps(told).encode(), partition=partition, sent_ms=sent_ms)
 
     def bytes_of(
         self, table: str, op: str, before: Row | None, after: Row | None, *, hours: float = 0, **source: Any

@@ -39,6 +39,16 @@ def test_a_change_from_the_future_holds_back_no_later_change_of_its_key(platform
     assert_as_the_oracle(platform, log.messages)
 
 
+def test_a_truncate_from_the_future_freezes_nothing(platform: Platform) -> None:
+    log = Log()
+    log.change("users", "c", None, user(1))
+    log.truncate("users", hours=YEARS, sent=1)
+    log.change("users", "c", None, user(1, -7.0), hours=2)
+    platform.land(log.messages)
+    versions = platform.rows("history.users ORDER BY version_no")
+    assert [row["valid_from"] for row in versions] == [wall(0), wall(1), wall(2)]
+
+
 def test_a_change_from_the_future_says_nothing_of_how_complete_the_data_is(platform: Platform) -> None:
     log = Log()
     log.change("users", "c", None, user(1), hours=YEARS, sent=1)

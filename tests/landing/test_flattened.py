@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from bi_assets.sql import transaction
 from tests.histories import TABLES
 from tests.landing.messages import NOON, Log, order, user, wall
 from tests.oracle import Message
-from tests.platform import Platform
+from tests.platform import Platform, contracts
 
 
 class Flattened:
@@ -154,3 +155,22 @@ def test_envelopes_may_follow(flat: Flattened) -> None:
         (-8, True),
     ]
     assert flat.history()[1][1] == wall() + hours
+
+
+def test_only_rows_of_another_shape_are_set_aside_where_the_contract_says_so() -> None:
+    users = replace(contracts("users")["users"], schema_changes="quarantine")
+    with Platform(marts_of={}, contracts_of={"users": users}) as platform:
+        flat = Flattened(platform)
+        sound = dict.fromkeys(users.names) | user(1)
+        smaller = {name: value for name, value in sound.items() if name != "clinic_id"}
+        flat.land(
+            flat.row("users", sound),
+            flat.row("users", {**sound, "id": 2, "colour": "red"}),
+            flat.row("users", {**smaller, "id": 3}),
+        )
+        assert [row["id"] for row in platform.rows("state.users")] == [1]
+        causes = platform.rows('(SELECT cause FROM cdc.quarantine ORDER BY "offset")')
+        assert [row["cause"] for row in causes] == [
+            "the shape of the row has changed: no contract names colour",
+            "the shape of the row has changed: there is no clinic_id",
+        ]

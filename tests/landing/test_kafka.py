@@ -173,3 +173,19 @@ def test_heartbeats_of_the_broker_advance_the_published_as_of(broker: EmbeddedBr
     assert [(str(as_of), through) for as_of, through in published] == [
         ("2024-05-02", datetime(2024, 5, 3, 14, tzinfo=UTC).replace(tzinfo=None))
     ]
+
+
+@pytest.mark.parametrize("sent_ms", [1795567660000000, 10**16, -5])
+def test_a_producers_odd_time_holds_nothing_up(broker: EmbeddedBroker, tmp_path: Path, sent_ms: int) -> None:
+    """Such as microseconds where Kafka wants milliseconds."""
+    log = Log()
+    log.change("users", "c", None, user(1))
+    key, value = log.bytes_of("users", "c", None, user(2))
+    broker.produce("shop.shop.users", key, value, partition=1, timestamp_ms=sent_ms)
+    broker.produce(
+        "shop.shop.users", b'{"id":3}', b'{"id":3,"practitioner_discount":1.5}', timestamp_ms=sent_ms
+    )
+    produce(broker, log.messages)
+    warehouse = warehouse_of(broker, tmp_path)
+    sync(warehouse)
+    assert query(warehouse, "SELECT id FROM state.users WHERE id < 3 ORDER BY id") == [(1,), (2,)]
