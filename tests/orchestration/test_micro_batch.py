@@ -98,16 +98,18 @@ def test_the_sensor_asks_for_a_run_when_there_is_news(
 
 
 def test_the_sensor_rests_when_everything_has_landed(
-    location: Location, instance: dg.DagsterInstance
+    location: Location, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sensors.kafka_cdc._WAIT_SECONDS", 2.0)
     run(location, instance)
     rested = kafka_cdc(location.warehouse)(dg.build_sensor_context(instance=instance))
     assert isinstance(rested, dg.SkipReason)
 
 
 def test_the_sensor_never_asks_for_a_second_run_beside_the_first(
-    location: Location, instance: dg.DagsterInstance
+    location: Location, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sensors.kafka_cdc._WAIT_SECONDS", 2.0)
     job = location.definitions.resolve_job_def("micro_batch")
     instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     waited = kafka_cdc(location.warehouse)(dg.build_sensor_context(instance=instance))
