@@ -182,6 +182,8 @@ SELECT a.*, getvariable('landed_at') AS _landed_at,
 FROM again a LEFT JOIN set_aside e ON e.partition = a._partition AND e."offset" = a._offset
 WHERE a.rowid NOT IN (SELECT _again FROM standing)""")
     landed = _drop_duplicates(con, contract, key)
+    if one(con, "SELECT count(*) FROM fresh WHERE _binlog_pos IS NULL AND NOT was_quarantined")[0]:
+        _take_batches_of_neighbours(con, table)
     if replaced or landed:
         rows = "FROM replaced UNION ALL BY NAME FROM fresh"
         day = contract.business_date
@@ -218,9 +220,28 @@ DELETE FROM fresh f USING (
 WHERE f._op <> 'r' AND l._binlog_pos = f._binlog_pos AND {same_place}
   AND (NOT f.was_quarantined{same_content.replace(" AND ", " OR (", 1) + ")" if others else " OR true"})""")
     con.execute(f"""
-DELETE FROM fresh WHERE _op <> 'r' AND rowid NOT IN (
+DELETE FROM fresh WHERE _op <> 'r' AND _binlog_pos IS NOT NULL AND rowid NOT IN (
   SELECT arg_min(rowid, ({_PLACE})) FROM fresh GROUP BY {columns}, _before)""")
     return int(one(con, "SELECT count(*) FROM fresh")[0])
+
+
+def _take_batches_of_neighbours(con: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Put the rows of `fresh` without a place in the binlog where they belong among those of the log.
+
+    Such rows, which come flattened, have no order but that of their batches, and of offsets in a batch.
+    """
+    logged = f"""(SELECT _topic, _partition, _offset, max(_batch_id) AS batch_id FROM {table} GROUP BY ALL)"""
+    here = "ON n._topic = f._topic AND n._partition = f._partition AND n._offset"
+    con.execute(f"""
+UPDATE fresh SET _batch_id = coalesce(before.batch_id, later.batch_id)
+FROM (
+  SELECT f.rowid AS id, n.batch_id
+  FROM fresh f ASOF LEFT JOIN {logged} n {here} <= f._offset
+  WHERE f._binlog_pos IS NULL AND NOT f.was_quarantined
+) before
+JOIN (SELECT f.rowid AS id, n.batch_id FROM fresh f ASOF LEFT JOIN {logged} n {here} >= f._offset) later
+  USING (id)
+WHERE fresh.rowid = before.id AND coalesce(before.batch_id, later.batch_id) IS NOT NULL""")
 
 
 def _note_positions(con: duckdb.DuckDBPyConnection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bi_assets.operations.quarantine import replay
 from bi_assets.operations.rewind import rewind
 from shop.broker import EmbeddedBroker
 from tests.histories import World
-from tests.landing.messages import order, user
+from tests.landing.messages import Row, order, user
 from tests.lives import lives
 from tests.operations.desk import Desk
 from tests.platform import assert_published_as_the_oracle
@@ -73,6 +74,43 @@ SELECT id, clinic_id, practitioner_id, practitioner_discount, _before, _valid_fr
 FROM cdc.users ORDER BY _partition, _offset"""
     assert desk.query(logs) == other.query(logs)
     assert_published_as_the_oracle(desk.settings, WORLD.messages())
+
+
+def flattened(desk: Desk, row: Row, **told: Any) -> None:
+    """A row as it comes flattened."""
+    key, value = desk.log.bytes_of("users", "c", None, row)
+    desk.log.raw("users", key, json.dumps({**json.loads(value)["after"], **told}).encode())
+
+
+def deleted_and_made_again(desk: Desk) -> None:
+    """A flattened row, deleted with both signs of it, and made again as it was: in two batches."""
+    flattened(desk, user(1))
+    flattened(desk, user(1), __deleted="true")
+    desk.log.raw("users", b'{"id":1}', None)
+    flattened(desk, user(1))
+    desk.sync()
+    flattened(desk, user(2))
+    desk.sync()
+
+
+@pytest.mark.parametrize("offset", range(5))
+def test_a_flattened_row_made_again_after_its_tombstone_stays(desk: Desk, offset: int) -> None:
+    deleted_and_made_again(desk)
+    before = desk.contents()
+    assert len(before["cdc.users"]) == 4
+    done = rewind(desk.warehouse, f"users/0:{offset}")
+    assert (done.read, done.replaced, done.landed) == (5 - offset, 0, 0)
+    assert desk.contents() == before
+
+
+@pytest.mark.parametrize(("gone", "landed"), [("_offset = 1", 1), ("_offset < 2", 2), ("true", 4)])
+def test_flattened_rows_that_are_gone_land_again_in_their_order(desk: Desk, gone: str, landed: int) -> None:
+    deleted_and_made_again(desk)
+    history = "SELECT id, is_deleted, version_no FROM history.users ORDER BY id, version_no"
+    before = desk.query(history)
+    desk.write(f"DELETE FROM cdc.users WHERE {gone}")
+    assert rewind(desk.warehouse, BEGINNING).landed == landed
+    assert desk.query(history) == before == [(1, False, 1), (1, True, 2), (1, False, 3), (2, False, 1)]
 
 
 def test_only_the_range_is_read(desk: Desk) -> None:
