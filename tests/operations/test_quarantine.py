@@ -151,6 +151,16 @@ def test_what_lies_far_apart_is_found(desk: Desk) -> None:
     assert (done.landed, done.lost) == (3, {})
 
 
+def test_a_replayed_change_of_a_key_keeps_its_link(desk: Desk) -> None:
+    desk.log.change("users", "c", None, user(1))
+    desk.log.rekey("users", user(1), user(2, 7.5), hours=1)
+    desk.sync()
+    allow_surcharges(desk)
+    assert replay(desk.warehouse).landed == 1
+    links = desk.query("SELECT id, rekeyed_from, rekeyed_to FROM history.users ORDER BY id, version_no")
+    assert links == [(1, None, None), (1, None, '{"id":"2"}'), (2, '{"id":"1"}', None)]
+
+
 def test_a_message_that_kafka_lost_is_told_as_lost(desk: Desk) -> None:
     surcharge(desk)
     desk.sync()
