@@ -73,8 +73,9 @@ def reland(
             )
             _take_out_of_quarantine(con, topic, source, read)
             found, _ = decode(
-                con, contract, topic, source, read, links.get(topic, ()), settings, contracts, begun
-            )
+                con, contract, topic, source, read, links.get(topic, ()), settings, contracts, begun,
+                is_again=True,
+            )  # fmt: skip
             counts += Counter(messages=read.num_rows, erased=found["erased"])
             if found["erased"]:
                 kept_out.append(table)

@@ -113,6 +113,22 @@ def test_flattened_rows_that_are_gone_land_again_in_their_order(desk: Desk, gone
     assert desk.query(history) == before == [(1, False, 1), (1, True, 2), (1, False, 3), (2, False, 1)]
 
 
+def test_what_is_read_again_is_not_counted_again(desk: Desk) -> None:
+    key, value = desk.log.bytes_of("users", "c", None, user(1, shoe_size=37), hours=24 * 365 * 20)
+    desk.log.raw("users", key, value)
+    flattened(desk, user(2, hat_size=58))
+    desk.sync()
+    counts = """
+SELECT (SELECT sum(events) FROM meta.drift WHERE column_name = 'shoe_size'),
+  (SELECT sum(events) FROM meta.drift WHERE column_name = 'hat_size'),
+  (SELECT sum(events) FROM meta.future_changes)"""
+    before = desk.contents()
+    assert desk.query(counts) == [(1, 1, 1)]
+    assert rewind(desk.warehouse, BEGINNING).read == 2
+    assert desk.query(counts) == [(1, 1, 1)]
+    assert desk.contents() == before
+
+
 def test_only_the_range_is_read(desk: Desk) -> None:
     for hour in range(6):
         desk.log.change("users", "c", None, user(hour + 1), hours=hour)
