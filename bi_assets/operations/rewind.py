@@ -143,8 +143,10 @@ def _offsets(text: str, settings: Settings) -> dict[tuple[str, int], int]:
         for where, offset in pairs:
             topic, number = where.strip().rsplit("/", 1)
             found[topic_of(topic, settings), int(number)] = int(offset)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise wrong from error
+    if min(found.values(), default=0) < 0:
+        raise UserError(f"--to {text!r} has an offset below 0; a partition begins at 0.")
     return found
 
 

@@ -150,6 +150,14 @@ def test_what_is_neither_time_nor_offsets_is_told(desk: Desk) -> None:
             rewind(desk.warehouse, to)
 
 
+@pytest.mark.parametrize("to", ["users/0:-5", '{"shop.shop.users/0": -1}'])
+def test_an_offset_below_0_is_refused(desk: Desk, to: str) -> None:
+    desk.log.change("users", "c", None, user(1))
+    desk.sync()
+    with pytest.raises(UserError, match="an offset below 0"):
+        rewind(desk.warehouse, to)
+
+
 def test_a_partition_that_never_landed_is_told(desk: Desk) -> None:
     with pytest.raises(UserError, match=r"Nothing has landed of shop.shop.users/9"):
         rewind(desk.warehouse, "users/9:0")
