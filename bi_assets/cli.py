@@ -220,10 +220,14 @@ def quarantine_replay(places: tuple[str, ...], as_json: bool) -> None:
         return
     console.print(
         f"{done.read:,} read again, {done.landed:,} landed, {done.still_quarantined:,} still in quarantine, "
-        f"{len(done.lost):,} lost"
+        f"{len(done.lost):,} lost{_kept_out(done.erased)}"
     )
     for place, why in done.lost.items():
         console.print(f"[red]![/red] {place} is lost: {why}. Snapshot its row again at the connector.")
+
+
+def _kept_out(erased: int) -> str:
+    return f", {erased:,} kept out, of erased patients" if erased else ""
 
 
 @main.command("rewind")
@@ -243,7 +247,7 @@ def rewind_command(to: str, as_json: bool) -> None:
         return
     console.print(
         f"{done.read:,} read again: {done.replaced:,} rows replaced, {done.landed:,} new, "
-        f"{done.quarantined:,} in quarantine"
+        f"{done.quarantined:,} in quarantine{_kept_out(done.erased)}"
     )
     for where, offset in done.begins.items():
         gone = done.gone.get(where, 0)

@@ -47,12 +47,8 @@ class Sent:
         return cls(datetime.fromtimestamp(sent_ms / 1000, UTC).replace(tzinfo=None), made_at)
 
 
-def correct(con: duckdb.DuckDBPyConnection) -> None:
-    """Give the changes of `decoded` that come from the future the time of their message; note them.
-
-    Left as they are, they would hold back every later change of their key, which can't be in force
-    before them, and be taken for how complete the data is.
-    """
+def note(con: duckdb.DuckDBPyConnection) -> None:
+    """Count the changes of `decoded` that come from the future: before `correct`."""
     con.execute(f"""
 MERGE INTO meta.future_changes f USING (
   SELECT _topic, _server_id, count(*) AS n, arg_max(_partition, _source_ts) AS partition,
@@ -66,6 +62,14 @@ WHEN MATCHED AND f.source_ts < s.source_ts THEN UPDATE SET events = f.events + s
 WHEN MATCHED THEN UPDATE SET events = f.events + s.n, last_seen = getvariable('landed_at')
 WHEN NOT MATCHED THEN INSERT VALUES (s._topic, s._server_id, s.n, s.partition, s."offset", s.source_ts,
   s.sent_at, getvariable('landed_at'))""")
+
+
+def correct(con: duckdb.DuckDBPyConnection) -> None:
+    """Give the changes of `decoded` that come from the future the time of their message.
+
+    Left as they are, they would hold back every later change of their key, which can't be in force
+    before them, and be taken for how complete the data is.
+    """
     con.execute(f"UPDATE decoded SET _source_ts = {_SENT_AT} WHERE {IS_FUTURE}")
 
 

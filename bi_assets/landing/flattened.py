@@ -14,7 +14,6 @@ import duckdb
 import pyarrow as pa
 
 from bi_assets.contracts.contract import Contract
-from bi_assets.history.versions import OPEN_END
 from bi_assets.landing.parts import Part, Told
 from bi_assets.landing.rows import SOURCE, Layout
 from bi_assets.landing.wire import Wire, name_of, of_avro
@@ -115,21 +114,25 @@ def is_flattened(con: duckdb.DuckDBPyConnection, topic: str) -> bool:
 def drop_repeated_deletes(con: duckdb.DuckDBPyConnection, contract: Contract, places: pa.Table) -> int:
     """Take the deletes at these places out of `decoded` where the row was deleted already.
 
-    It is so where the connector sends both the deleted row and a tombstone. Returns how many.
+    It is so where the connector sends both the deleted row and a tombstone. Only what came before the
+    tombstone in its partition tells: where it is read again, the log knows what came later, too.
+    Returns how many.
     """
     key = ", ".join(map(quote, contract.key))
-    con.register("places", places)
+    place = "_topic, _partition, _batch_id, _offset"
+    con.register("deletes", places)
     try:
         dropped = con.execute(f"""
-DELETE FROM decoded d WHERE (_partition, _offset) IN (SELECT (partition, "offset") FROM places)
+DELETE FROM decoded d WHERE (_partition, _offset) IN (SELECT (partition, "offset") FROM deletes)
   AND _cause IS NULL AND 'd' = (
-    SELECT arg_max(_op, (is_here, _offset)) FROM (
-      SELECT {key}, _op, _offset, true AS is_here FROM decoded WHERE _cause IS NULL
+    SELECT arg_max(_op, (is_here, _batch_id, _offset)) FROM (
+      SELECT {key}, _op, _topic, _partition, 0 AS _batch_id, _offset, true AS is_here
+      FROM decoded WHERE _cause IS NULL
       UNION ALL
-      SELECT {key}, _op, _offset, false FROM cdc.{quote(contract.table)} WHERE _valid_to = {OPEN_END}
+      SELECT {key}, _op, {place}, false FROM cdc.{quote(contract.table)}
     ) e WHERE {" AND ".join(f"e.{k} = d.{k}" for k in map(quote, contract.key))}
-      AND (NOT e.is_here OR e._offset < d._offset))
+      AND e._topic = d._topic AND e._partition = d._partition AND e._offset < d._offset)
 RETURNING 1""").fetchall()
     finally:
-        con.unregister("places")
+        con.unregister("deletes")
     return len(dropped)

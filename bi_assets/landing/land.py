@@ -199,13 +199,15 @@ def decode(
     settings: Settings,
     contracts: Mapping[str, Contract],
     begun: Begun,
+    *,
+    is_again: bool = False,
 ) -> tuple[Counter[str], list[clocks.Sent]]:
     """Make `decoded`; count what went to quarantine, the truncates, and the odd hours of the others.
 
     Returns the newest change as well, where Kafka tells when it was sent.
 
     `source` is (cluster id, topic id or name); `links` are those of
-    changed keys.
+    changed keys. What drifts and what is from the future is noted once: not where a message `is_again` read.
     """
     sql = decode_sql(contract, topic, settings)
     undecodable = 0
@@ -220,9 +222,9 @@ def decode(
     if by_form.others:
         added = forms.add(con, contract, topic, by_form.others, settings)
         undecodable += _set_aside(con, contract, topic, source, settings, added)
-        if added.rows:
+        if added.rows and not is_again:
             drift.note(con, contract, added.rows, added.fields)
-    if envelopes.num_rows:
+    if envelopes.num_rows and not is_again:
         drift.record(con, contract, envelopes)
     if envelopes.column("value").null_count:
         tombstones = envelopes.filter(pc.is_null(envelopes.column("value")))
@@ -236,6 +238,8 @@ SELECT count(_cause), coalesce(sum(_repeated_hour) FILTER (_cause IS NULL), 0)::
   count(*) FILTER (_cause = {literal(TRUNCATED)}), count(*) FILTER ({clocks.IS_FUTURE}),
   max(timestamp_ms), arg_max(_source_ts, timestamp_ms)
 FROM decoded""")  # fmt: skip
+    if future and not is_again:
+        clocks.note(con)
     if future:
         clocks.correct(con)
     if truncated:

@@ -19,12 +19,12 @@ from bi_assets.contracts.contract import PATIENTS, Contract
 from bi_assets.history import touched
 from bi_assets.history.revise import revised
 from bi_assets.landing import erasure, quarantine, rekeyed
-from bi_assets.landing.batch import Partition
+from bi_assets.landing.batch import Batch, Partition
 from bi_assets.landing.change_log import BINLOG_BASE, BINLOG_NUMBER, BUSINESS_DATE
 from bi_assets.landing.debezium_json import POSITION
-from bi_assets.landing.land import begin, decode
+from bi_assets.landing.land import NO_FAULT_OF_THE_MESSAGE, begin, choking_apart, decode
 from bi_assets.settings import Settings
-from bi_assets.sql import literal, one, quote
+from bi_assets.sql import literal, one, quote, transaction
 
 _PLACE = "_partition, _offset"
 # Entries from before the source was kept name none.
@@ -46,6 +46,39 @@ class Relanded:
 
     counts: Counter[str] = field(default_factory=Counter)
     tables: frozenset[str] = frozenset()
+
+
+def reland_all(
+    con: duckdb.DuckDBPyConnection,
+    messages: Mapping[Partition, pa.Table],
+    links: Mapping[str, Sequence[rekeyed.Link]],
+    contracts: Mapping[str, Contract],
+    settings: Settings,
+    at: datetime,
+) -> Relanded:
+    """Do as `reland`, in a transaction of its own: what the decoder itself fails on stays where it is.
+
+    Such messages count as quarantined.
+    """
+    try:
+        with transaction(con):
+            return reland(con, messages, links, contracts, settings, at)
+    except NO_FAULT_OF_THE_MESSAGE:
+        raise
+    except (duckdb.Error, ValueError, OverflowError):
+        sound = dict(messages)
+        choking = 0
+        for partition, read in messages.items():
+            batch = Batch({partition.topic: read}, {partition: 0}, {}, at)
+            if apart := choking_apart(con, batch, contracts, settings):
+                sound[partition] = apart.messages[partition.topic]
+                choking += apart.choking[partition.topic].num_rows
+        if not choking:
+            raise
+    with transaction(con):
+        done = reland(con, sound, links, contracts, settings, at)
+    done.counts.update(messages=choking, quarantined=choking)
+    return done
 
 
 def reland(
@@ -73,8 +106,9 @@ def reland(
             )
             _take_out_of_quarantine(con, topic, source, read)
             found, _ = decode(
-                con, contract, topic, source, read, links.get(topic, ()), settings, contracts, begun
-            )
+                con, contract, topic, source, read, links.get(topic, ()), settings, contracts, begun,
+                is_again=True,
+            )  # fmt: skip
             counts += Counter(messages=read.num_rows, erased=found["erased"])
             if found["erased"]:
                 kept_out.append(table)
@@ -182,6 +216,8 @@ SELECT a.*, getvariable('landed_at') AS _landed_at,
 FROM again a LEFT JOIN set_aside e ON e.partition = a._partition AND e."offset" = a._offset
 WHERE a.rowid NOT IN (SELECT _again FROM standing)""")
     landed = _drop_duplicates(con, contract, key)
+    if one(con, "SELECT count(*) FROM fresh WHERE _binlog_pos IS NULL AND NOT was_quarantined")[0]:
+        _take_batches_of_neighbours(con, table)
     if replaced or landed:
         rows = "FROM replaced UNION ALL BY NAME FROM fresh"
         day = contract.business_date
@@ -218,9 +254,28 @@ DELETE FROM fresh f USING (
 WHERE f._op <> 'r' AND l._binlog_pos = f._binlog_pos AND {same_place}
   AND (NOT f.was_quarantined{same_content.replace(" AND ", " OR (", 1) + ")" if others else " OR true"})""")
     con.execute(f"""
-DELETE FROM fresh WHERE _op <> 'r' AND rowid NOT IN (
+DELETE FROM fresh WHERE _op <> 'r' AND _binlog_pos IS NOT NULL AND rowid NOT IN (
   SELECT arg_min(rowid, ({_PLACE})) FROM fresh GROUP BY {columns}, _before)""")
     return int(one(con, "SELECT count(*) FROM fresh")[0])
+
+
+def _take_batches_of_neighbours(con: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Put the rows of `fresh` without a place in the binlog where they belong among those of the log.
+
+    Such rows, which come flattened, have no order but that of their batches, and of offsets in a batch.
+    """
+    logged = f"""(SELECT _topic, _partition, _offset, max(_batch_id) AS batch_id FROM {table} GROUP BY ALL)"""
+    here = "ON n._topic = f._topic AND n._partition = f._partition AND n._offset"
+    con.execute(f"""
+UPDATE fresh SET _batch_id = coalesce(before.batch_id, later.batch_id)
+FROM (
+  SELECT f.rowid AS id, n.batch_id
+  FROM fresh f ASOF LEFT JOIN {logged} n {here} <= f._offset
+  WHERE f._binlog_pos IS NULL AND NOT f.was_quarantined
+) before
+JOIN (SELECT f.rowid AS id, n.batch_id FROM fresh f ASOF LEFT JOIN {logged} n {here} >= f._offset) later
+  USING (id)
+WHERE fresh.rowid = before.id AND coalesce(before.batch_id, later.batch_id) IS NOT NULL""")
 
 
 def _note_positions(con: duckdb.DuckDBPyConnection) -> None:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from bi_assets.errors import UserError
+from bi_assets.landing import rekeyed
 from bi_assets.landing.batch import Batch, Partition
 from bi_assets.landing.kafka import KafkaSource
 from bi_assets.landing.kafka import _table as table_of
@@ -20,8 +21,12 @@ _NEAR = 1_000  # a gap of so many offsets is read over; a larger one is jumped
 _SILENCE_SECONDS = 20.0
 
 
-def read_places(settings: Settings, places: Mapping[Partition, Collection[int]]) -> dict[Partition, pa.Table]:
+def read_places(
+    settings: Settings, places: Mapping[Partition, Collection[int]]
+) -> tuple[dict[Partition, pa.Table], dict[str, list[rekeyed.Link]]]:
     """Return the messages at these offsets, by partition, in offset order; what Kafka lost is not in it.
+
+    Returns their links of changed keys as well, by topic.
 
     Errors: `UserError` where the broker does not answer.
     """
@@ -39,7 +44,10 @@ def read_places(settings: Settings, places: Mapping[Partition, Collection[int]])
                 wanted[partition.topic, partition.number] = there
                 partitions[partition.topic, partition.number] = partition
     found = _pick(settings, wanted) if wanted else {}
-    return {partitions[where]: table_of(messages) for where, messages in found.items()}
+    links: defaultdict[str, list[rekeyed.Link]] = defaultdict(list)
+    for (topic, _), messages in found.items():
+        links[topic] += rekeyed.links(messages)
+    return {partitions[where]: table_of(messages) for where, messages in found.items()}, dict(links)
 
 
 def _pick(

@@ -253,7 +253,7 @@ def _read_quarantine(warehouse: Warehouse) -> Images:
             if entry.table in warehouse.contracts and owner(warehouse.contracts[entry.table])
         ]
     try:
-        messages, _ = messages_of(found, warehouse.settings) if found else ({}, {})
+        messages, _, _ = messages_of(found, warehouse.settings) if found else ({}, {}, {})
     except UserError:  # the broker is away
         messages = {}
     values = {

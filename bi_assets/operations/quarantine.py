@@ -17,16 +17,16 @@ import pyarrow as pa
 
 from bi_assets.contracts.contract import Contract
 from bi_assets.errors import UserError
+from bi_assets.landing import rekeyed
 from bi_assets.landing.batch import Partition
 from bi_assets.landing.message_fields import fields_of
-from bi_assets.landing.reland import reland
+from bi_assets.landing.reland import reland_all
 from bi_assets.landing.reread import read_places
 from bi_assets.landing.schema_registry import RegistryAwayError, registry
 from bi_assets.landing.sealed import OtherKey, unseal
 from bi_assets.operations.follow import follow
 from bi_assets.operations.places import place
 from bi_assets.settings import Settings
-from bi_assets.sql import transaction
 from bi_assets.warehouse import Warehouse
 
 _AT_ONCE = 20_000
@@ -101,7 +101,7 @@ def show(warehouse: Warehouse, where: str) -> dict[str, Any]:
     if not found:
         raise UserError(f"{where} is not in quarantine; `pharmacy-bi quarantine list` shows what is.")
     entry = found[-1]
-    messages, lost = messages_of([entry], settings)
+    messages, _, lost = messages_of([entry], settings)
     told: dict[str, Any] = {
         "place": str(entry),
         "table": entry.table,
@@ -141,13 +141,13 @@ def replay(warehouse: Warehouse, where: Sequence[str] = ()) -> Replayed:
             raise UserError(f"{places[missing.pop()]} is not in quarantine.")
     replayed = Replayed()
     for first in range(0, len(chosen), _AT_ONCE):
-        messages, lost = messages_of(chosen[first : first + _AT_ONCE], settings)
+        messages, links, lost = messages_of(chosen[first : first + _AT_ONCE], settings)
         replayed.lost |= lost
         if not messages:
             continue
-        with warehouse.open() as con, transaction(con):
+        with warehouse.open() as con:
             at = datetime.now(UTC).replace(tzinfo=None)
-            done = reland(con, messages, {}, warehouse.contracts, settings, at).counts
+            done = reland_all(con, messages, links, warehouse.contracts, settings, at).counts
         replayed.read += done["messages"]
         replayed.landed += done["landed"]
         replayed.released += done["released"]
@@ -159,8 +159,11 @@ def replay(warehouse: Warehouse, where: Sequence[str] = ()) -> Replayed:
 
 def messages_of(
     wanted: Sequence[Entry], settings: Settings
-) -> tuple[dict[Partition, pa.Table], dict[str, str]]:
-    """Return the messages of these entries, and why the others are lost."""
+) -> tuple[dict[Partition, pa.Table], dict[str, list[rekeyed.Link]], dict[str, str]]:
+    """Return the messages of these entries, the links of changed keys by topic, why the others are lost.
+
+    A payload that was kept has no link: it is of the message without its headers.
+    """
     kept: defaultdict[Partition, list[pa.Table]] = defaultdict(list)
     unkept: list[Entry] = []
     reasons: dict[str, str] = {}
@@ -178,7 +181,7 @@ def messages_of(
     offsets: defaultdict[Partition, list[int]] = defaultdict(list)
     for entry in unkept:
         offsets[entry.partition].append(entry.offset)
-    reread = read_places(settings, offsets) if offsets else {}
+    reread, links = read_places(settings, offsets) if offsets else ({}, {})
     lost: dict[str, str] = {}
     there = {p: set(table.column("offset").to_pylist()) for p, table in reread.items()}
     for entry in unkept:
@@ -189,7 +192,7 @@ def messages_of(
         partition: pa.concat_tables([*kept.get(partition, ()), *filter(None, [reread.get(partition)])])
         for partition in {**kept, **reread}
     }
-    return {p: table.sort_by("offset") for p, table in found.items() if table.num_rows}, lost
+    return {p: table.sort_by("offset") for p, table in found.items() if table.num_rows}, links, lost
 
 
 def images(value: bytes | None, settings: Settings) -> list[Row] | None:

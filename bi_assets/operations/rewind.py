@@ -21,12 +21,12 @@ from bi_assets.errors import UserError
 from bi_assets.landing.batch import Batch, Partition
 from bi_assets.landing.offsets import landed_offsets
 from bi_assets.landing.quarantine import SINCE
-from bi_assets.landing.reland import reland
+from bi_assets.landing.reland import reland_all
 from bi_assets.landing.reread import Rereading
 from bi_assets.operations.follow import follow
 from bi_assets.operations.places import topic_of
 from bi_assets.settings import Settings
-from bi_assets.sql import quote, transaction
+from bi_assets.sql import quote
 from bi_assets.warehouse import Warehouse
 
 Told = Callable[[int, int], None]
@@ -89,9 +89,9 @@ def _land_again(warehouse: Warehouse, batch: Batch) -> Counter[str]:
             part = table.filter(pc.equal(numbers, number))
             if part.num_rows:
                 messages[partitions[topic, number]] = part
-    with warehouse.open() as con, transaction(con):
+    with warehouse.open() as con:
         at = datetime.now(UTC).replace(tzinfo=None)
-        return reland(con, messages, batch.links, warehouse.contracts, warehouse.settings, at).counts
+        return reland_all(con, messages, batch.links, warehouse.contracts, warehouse.settings, at).counts
 
 
 def _name(partition: Partition) -> str:
@@ -143,8 +143,10 @@ def _offsets(text: str, settings: Settings) -> dict[tuple[str, int], int]:
         for where, offset in pairs:
             topic, number = where.strip().rsplit("/", 1)
             found[topic_of(topic, settings), int(number)] = int(offset)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise wrong from error
+    if min(found.values(), default=0) < 0:
+        raise UserError(f"--to {text!r} has an offset below 0; a partition begins at 0.")
     return found
 
 

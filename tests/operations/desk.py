@@ -35,7 +35,13 @@ class Desk:
     def produce(self, messages: list[Message]) -> None:
         """Produce messages, each at the partition it names."""
         for message in messages:
-            self.broker.produce(message.topic, message.key, message.value, partition=message.partition)
+            self.broker.produce(
+                message.topic,
+                message.key,
+                message.value,
+                partition=message.partition,
+                headers=list(message.headers),
+            )
         self.broker.flush()
 
     def sync(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bi_assets.cli import main
+from bi_assets.operations.erase import erase
 from tests.landing.messages import order, user
 from tests.operations.desk import Desk
 
@@ -63,6 +64,14 @@ def test_status_counts_the_orders_in_doubt(trouble: Desk) -> None:
     told = json.loads(call(trouble, "status", "--json").output)
     assert told["quarantined_orders"] == 1
     assert "1 orders stay out of the averages by discount" in call(trouble, "status").output
+
+
+def test_what_is_of_an_erased_patient_is_told(desk: Desk) -> None:
+    desk.log.change("users", "c", None, user(1))
+    desk.sync()
+    assert "erased" not in call(desk, "rewind", "--to", "users/0:0").output
+    erase(desk.warehouse, 1)
+    assert ", 1 kept out, of erased patients" in call(desk, "rewind", "--to", "users/0:0").output
 
 
 def test_rewind(trouble: Desk) -> None:

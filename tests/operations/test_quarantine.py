@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bi_assets.errors import UserError
+from bi_assets.landing.debezium_json import decode_sql
 from bi_assets.operations.quarantine import replay, show
 from shop.broker import EmbeddedBroker
 from tests.landing.messages import order, user
@@ -151,6 +152,16 @@ def test_what_lies_far_apart_is_found(desk: Desk) -> None:
     assert (done.landed, done.lost) == (3, {})
 
 
+def test_a_replayed_change_of_a_key_keeps_its_link(desk: Desk) -> None:
+    desk.log.change("users", "c", None, user(1))
+    desk.log.rekey("users", user(1), user(2, 7.5), hours=1)
+    desk.sync()
+    allow_surcharges(desk)
+    assert replay(desk.warehouse).landed == 1
+    links = desk.query("SELECT id, rekeyed_from, rekeyed_to FROM history.users ORDER BY id, version_no")
+    assert links == [(1, None, None), (1, None, '{"id":"2"}'), (2, '{"id":"1"}', None)]
+
+
 def test_a_message_that_kafka_lost_is_told_as_lost(desk: Desk) -> None:
     surcharge(desk)
     desk.sync()
@@ -240,3 +251,22 @@ def test_show_of_what_is_no_json_shows_none_of_it(desk: Desk) -> None:
     assert "12 bytes" in show(desk.warehouse, "shop.shop.users/0/0")["message"]
     with pytest.raises(UserError, match="is not in quarantine"):
         show(desk.warehouse, "users/0/5")
+
+
+def test_a_message_that_the_decoder_fails_on_holds_up_no_replay(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No such message is known: the fault is put into the decoder."""
+    surcharge(desk)
+    desk.log.change("users", "c", None, user(3, note="choke"))
+    fault = "CASE WHEN contains(text, 'choke') THEN error('!') ELSE op END AS _op"
+    monkeypatch.setattr(
+        "bi_assets.landing.land.decode_sql", lambda *given: decode_sql(*given).replace("op AS _op", fault)
+    )
+    desk.sync()
+    allow_surcharges(desk)
+    done = replay(desk.warehouse)
+    assert (done.read, done.landed, done.still_quarantined) == (2, 1, 1)
+    monkeypatch.undo()
+    assert replay(desk.warehouse).landed == 1
+    assert desk.query("SELECT id FROM state.users ORDER BY id") == [(1,), (2,), (3,)]

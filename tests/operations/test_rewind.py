@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bi_assets.operations.quarantine import replay
 from bi_assets.operations.rewind import rewind
 from shop.broker import EmbeddedBroker
 from tests.histories import World
-from tests.landing.messages import order, user
+from tests.landing.messages import Row, order, user
 from tests.lives import lives
 from tests.operations.desk import Desk
 from tests.platform import assert_published_as_the_oracle
@@ -75,6 +76,59 @@ FROM cdc.users ORDER BY _partition, _offset"""
     assert_published_as_the_oracle(desk.settings, WORLD.messages())
 
 
+def flattened(desk: Desk, row: Row, **told: Any) -> None:
+    """A row as it comes flattened."""
+    key, value = desk.log.bytes_of("users", "c", None, row)
+    desk.log.raw("users", key, json.dumps({**json.loads(value)["after"], **told}).encode())
+
+
+def deleted_and_made_again(desk: Desk) -> None:
+    """A flattened row, deleted with both signs of it, and made again as it was: in two batches."""
+    flattened(desk, user(1))
+    flattened(desk, user(1), __deleted="true")
+    desk.log.raw("users", b'{"id":1}', None)
+    flattened(desk, user(1))
+    desk.sync()
+    flattened(desk, user(2))
+    desk.sync()
+
+
+@pytest.mark.parametrize("offset", range(5))
+def test_a_flattened_row_made_again_after_its_tombstone_stays(desk: Desk, offset: int) -> None:
+    deleted_and_made_again(desk)
+    before = desk.contents()
+    assert len(before["cdc.users"]) == 4
+    done = rewind(desk.warehouse, f"users/0:{offset}")
+    assert (done.read, done.replaced, done.landed) == (5 - offset, 0, 0)
+    assert desk.contents() == before
+
+
+@pytest.mark.parametrize(("gone", "landed"), [("_offset = 1", 1), ("_offset < 2", 2), ("true", 4)])
+def test_flattened_rows_that_are_gone_land_again_in_their_order(desk: Desk, gone: str, landed: int) -> None:
+    deleted_and_made_again(desk)
+    history = "SELECT id, is_deleted, version_no FROM history.users ORDER BY id, version_no"
+    before = desk.query(history)
+    desk.write(f"DELETE FROM cdc.users WHERE {gone}")
+    assert rewind(desk.warehouse, BEGINNING).landed == landed
+    assert desk.query(history) == before == [(1, False, 1), (1, True, 2), (1, False, 3), (2, False, 1)]
+
+
+def test_what_is_read_again_is_not_counted_again(desk: Desk) -> None:
+    key, value = desk.log.bytes_of("users", "c", None, user(1, shoe_size=37), hours=24 * 365 * 20)
+    desk.log.raw("users", key, value)
+    flattened(desk, user(2, hat_size=58))
+    desk.sync()
+    counts = """
+SELECT (SELECT sum(events) FROM meta.drift WHERE column_name = 'shoe_size'),
+  (SELECT sum(events) FROM meta.drift WHERE column_name = 'hat_size'),
+  (SELECT sum(events) FROM meta.future_changes)"""
+    before = desk.contents()
+    assert desk.query(counts) == [(1, 1, 1)]
+    assert rewind(desk.warehouse, BEGINNING).read == 2
+    assert desk.query(counts) == [(1, 1, 1)]
+    assert desk.contents() == before
+
+
 def test_only_the_range_is_read(desk: Desk) -> None:
     for hour in range(6):
         desk.log.change("users", "c", None, user(hour + 1), hours=hour)
@@ -94,6 +148,14 @@ def test_what_is_neither_time_nor_offsets_is_told(desk: Desk) -> None:
     for to in ("yesterday", "users/0", "users:7", "{]"):
         with pytest.raises(UserError, match="neither a time"):
             rewind(desk.warehouse, to)
+
+
+@pytest.mark.parametrize("to", ["users/0:-5", '{"shop.shop.users/0": -1}'])
+def test_an_offset_below_0_is_refused(desk: Desk, to: str) -> None:
+    desk.log.change("users", "c", None, user(1))
+    desk.sync()
+    with pytest.raises(UserError, match="an offset below 0"):
+        rewind(desk.warehouse, to)
 
 
 def test_a_partition_that_never_landed_is_told(desk: Desk) -> None:
