@@ -28,6 +28,7 @@ from bi_assets.landing.change_log import before_value
 from bi_assets.landing.columns import token
 from bi_assets.landing.erasure import Owner, children, owner, token_sql
 from bi_assets.landing.land import begin
+from bi_assets.landing.quarantine import is_known
 from bi_assets.operations.quarantine import Entry, Row, entries, images, messages_of
 from bi_assets.operations.verify import remove_leftovers
 from bi_assets.outputs.publish import publish
@@ -210,7 +211,7 @@ WHERE valid_to = {OPEN_END} AND {which}""")
             assert its
             if self._is_theirs(entry, rows, contract, its, erased):
                 gone.append(entry)
-            elif rows is None and entry.table != PATIENTS:
+            elif rows is None and (entry.table != PATIENTS or not is_known(entry.key_token)):
                 self.unreadable += 1
         self.removed["cdc.quarantine"] = len(gone)
         if not gone:

@@ -254,6 +254,16 @@ def test_the_receipt_is_kept_and_names_nobody(desk: Desk, life: Life, key: str |
     assert str(ANNA) not in kept and stored_id(ANNA, key) not in kept
 
 
+def test_patients_messages_without_a_readable_key_may_be_theirs_and_are_told(desk: Desk) -> None:
+    desk.log.change("users", "c", None, user(ANNA))
+    for key in (None, f"garbage {ANNA}".encode()):
+        desk.log.raw("users", key, b'{"after": {"id": ')
+    desk.log.raw("users", b'{"id":%d}' % BEN, b'{"after": {"id": ')
+    desk.sync()
+    receipt = erase(desk.warehouse, ANNA)
+    assert "2 messages in quarantine can't be read, and may be of anybody" in receipt["beyond_reach"]
+
+
 def test_to_erase_twice_or_somebody_unknown_is_harmless(desk: Desk, life: Life) -> None:
     erase(desk.warehouse, ANNA)
     before = desk.contents()
