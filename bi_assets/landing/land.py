@@ -248,7 +248,7 @@ FROM decoded""")  # fmt: skip
     if truncated or contract.table in begun.truncated:
         counts["truncated"] = truncates.close(con, contract)
     if begun.is_anyone_erased and counts["quarantined"]:
-        unreadable = erasure.keep_out_of_quarantine(con, settings)
+        unreadable = erasure.keep_out_of_quarantine(con, contract, settings)
         counts["erased"] += unreadable
         counts["quarantined"] -= unreadable
     return counts, [clocks.Sent.of(sent_ms, made_at)] if sent_ms and made_at else []
