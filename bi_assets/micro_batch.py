@@ -31,7 +31,7 @@ from bi_assets.refresh import refresh
 from bi_assets.refresh.mart import Mart
 from bi_assets.refresh.refresh import Refreshed
 from bi_assets.settings import Settings
-from bi_assets.sql import transaction
+from bi_assets.sql import ENVIRONMENT, transaction
 from bi_assets.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
@@ -247,6 +247,8 @@ def _land(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, batch: Batch, ou
         try:
             with transaction(con):
                 landed = land(con, batch, warehouse.contracts, warehouse.settings)
+        except ENVIRONMENT:
+            raise
         except duckdb.Error:
             apart = choking_apart(con, batch, warehouse.contracts, warehouse.settings)
             if apart is None:

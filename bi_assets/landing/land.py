@@ -34,7 +34,7 @@ from bi_assets.landing import (
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.debezium_json import TRUNCATED, decode_sql
 from bi_assets.settings import Settings
-from bi_assets.sql import literal, one
+from bi_assets.sql import ENVIRONMENT, literal, one
 
 SCHEMA = [
     "CREATE SEQUENCE IF NOT EXISTS meta.batch_ids",
@@ -274,7 +274,7 @@ def choking_apart(
     """Return the batch with the messages that the decoder itself fails on apart; None where there are none.
 
     They are found by halving, so that everything around them lands. Call it outside a transaction,
-    which an error ends.
+    which an error ends. Errors of the machine (a full disk) are raised, as no message is at fault.
     """
     messages, choking = dict(batch.messages), {}
     for table, contract in contracts.items():
@@ -302,6 +302,8 @@ def _halve(
     """Split messages into those that decode and those that don't, in as few tries as it takes."""
     try:
         _decode_all(con, sql, messages)
+    except ENVIRONMENT:
+        raise
     except duckdb.Error:
         if messages.num_rows == 1:
             return [], [messages]
