@@ -162,7 +162,10 @@ def quarantine_list(as_json: bool) -> None:
     if as_json:
         _print_json(rows)
     elif rows:
+        to_do = dict.fromkeys(row.pop("what_to_do") for row in rows)  # most often the same for all
         _print_dicts("Quarantine", rows)
+        for sentence in to_do:
+            console.print(sentence, markup=False)
     else:
         console.print("Nothing is in quarantine.")
 

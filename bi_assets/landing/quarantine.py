@@ -34,8 +34,8 @@ SINCE = "coalesce(source_ts, kafka_time)"
 """SQL for when the change was made; the broker's time where the message does not tell."""
 _UNREADABLE = "unreadable:"
 WHAT_TO_DO = (
-    "Mend the cause at the shop, the connector or the contract, then run `pharmacy-bi quarantine replay`; "
-    "until then the row as it was before this message stays in force."
+    "Mend the cause (at the shop, the connector, the contract or our settings), then run "
+    "`pharmacy-bi quarantine replay`; until then the row as it was before this message stays in force."
 )
 
 

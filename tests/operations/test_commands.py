@@ -59,6 +59,17 @@ def test_quarantine(trouble: Desk) -> None:
     assert "not in quarantine" in call(trouble, "quarantine", "replay", "users/0/1").output
 
 
+def test_the_list_of_what_is_in_quarantine_says_once_what_to_do(trouble: Desk) -> None:
+    trouble.log.raw("orders", b'{"id":9}', b"{cut off")
+    trouble.sync()
+    first, second = as_json(trouble, "quarantine", "list")
+    assert first["what_to_do"] == second["what_to_do"]
+    shown = " ".join(call(trouble, "quarantine", "list").output.split())
+    assert "what_to_do" not in shown
+    assert shown.count(first["what_to_do"]) == 1
+    assert "our settings" in shown
+
+
 def test_status_counts_the_orders_in_doubt(trouble: Desk) -> None:
     told = json.loads(call(trouble, "status", "--json").output)
     assert told["quarantined_orders"] == 1
