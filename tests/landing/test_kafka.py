@@ -103,7 +103,7 @@ def test_a_fault_of_the_machine_is_no_fault_of_the_messages(
     warehouse = warehouse_of(broker, tmp_path)
 
     def unreadable(*arguments: Any) -> str:
-        missing = f"(SELECT any_value(content) FROM read_text('{tmp_path}/missing'))"
+        missing = f"(SELECT any_value(column0) FROM read_csv('{tmp_path}/missing'))"
         return decode_sql(*arguments).replace("op AS _op", f"coalesce({missing}, op) AS _op")
 
     with monkeypatch.context() as broken:
