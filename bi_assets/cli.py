@@ -162,7 +162,10 @@ def quarantine_list(as_json: bool) -> None:
     if as_json:
         _print_json(rows)
     elif rows:
+        to_do = dict.fromkeys(row.pop("what_to_do") for row in rows)  # most often the same for all
         _print_dicts("Quarantine", rows)
+        for sentence in to_do:
+            console.print(sentence, markup=False)
     else:
         console.print("Nothing is in quarantine.")
 
@@ -318,17 +321,30 @@ def _print_found(differences: Sequence[str], not_compared: Sequence[str]) -> Non
 
 
 @main.command("erase")
-@click.argument("patient_id", type=int)
+@click.argument("patient_id", type=click.IntRange(1, 2**63 - 1))
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 @told_plainly
-def erase_command(patient_id: int, as_json: bool) -> None:
-    """Remove a patient from every file, and keep them out; prints the receipt."""
+def erase_command(patient_id: int, yes: bool, as_json: bool) -> None:
+    """Remove a patient from every file, and keep them out; prints the receipt.
+
+    There is no way back: it asks first, unless told --yes or --json.
+    """
+    if not yes and not as_json:
+        click.confirm(
+            f"Patient {patient_id} is removed from every file and kept out, for good. Go on?",
+            abort=True,
+            err=True,
+        )
     receipt = erase(warehouse(Settings.from_environment()), patient_id)
     if as_json:
         _print_json(receipt)
         return
     console.print(f"erased at {receipt['erased_at']} (UTC); token {receipt['token']}")
-    _print_dicts("Removed", receipt["removed"])
+    if receipt["note"]:
+        console.print(receipt["note"])
+    if receipt["removed"]:
+        _print_dicts("Removed", receipt["removed"])
     for title, name in (("Rewritten", "files"), ("Beyond reach", "beyond_reach")):
         console.print(f"[bold]{title}[/bold]")
         for line in receipt[name]:

@@ -21,7 +21,7 @@ from bi_assets.landing import sweep as sweeping
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.forms import fetch_schemas
 from bi_assets.landing.kafka import KafkaSource
-from bi_assets.landing.land import NO_FAULT_OF_THE_MESSAGE, Landed, choking_apart, land
+from bi_assets.landing.land import Landed, choking_apart, land
 from bi_assets.landing.offsets import Progress, landed_offsets
 from bi_assets.landing.offsets import progress as landed_progress
 from bi_assets.landing.schema_registry import RegistryAwayError
@@ -31,7 +31,7 @@ from bi_assets.refresh import refresh
 from bi_assets.refresh.mart import Mart
 from bi_assets.refresh.refresh import Refreshed
 from bi_assets.settings import Settings
-from bi_assets.sql import transaction
+from bi_assets.sql import ENVIRONMENT, transaction
 from bi_assets.warehouse import Warehouse
 
 log = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ def _land(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, batch: Batch, ou
         try:
             with transaction(con):
                 landed = land(con, batch, warehouse.contracts, warehouse.settings)
-        except NO_FAULT_OF_THE_MESSAGE:
+        except ENVIRONMENT:
             raise
         except (duckdb.Error, ValueError, OverflowError):
             apart = choking_apart(con, batch, warehouse.contracts, warehouse.settings)

@@ -8,6 +8,15 @@ from typing import Any
 
 import duckdb
 
+ENVIRONMENT = (
+    duckdb.IOException,
+    duckdb.OutOfMemoryException,
+    duckdb.InterruptException,
+    OSError,
+    MemoryError,
+)
+"""Errors of the machine, not of the data: disk, memory, an interruption."""
+
 
 def quote(name: str) -> str:
     """Return an SQL identifier."""

@@ -34,7 +34,7 @@ ERASED = "700000000000000001"
 WORK: dict[str, Callable[[], object]] = {
     "sync": lambda: pharmacy_bi(["sync"], standalone_mode=False),
     "rewind": lambda: pharmacy_bi(["rewind", "--to", "1970-01-01"], standalone_mode=False),
-    "erase": lambda: pharmacy_bi(["erase", ERASED], standalone_mode=False),
+    "erase": lambda: pharmacy_bi(["erase", ERASED, "--yes"], standalone_mode=False),
     "compact": lambda: compact(warehouse(Settings.from_environment()), worth_it=1),
 }
 

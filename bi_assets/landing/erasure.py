@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import duckdb
 
-from bi_assets.contracts.contract import PATIENTS, Contract
+from bi_assets.contracts.contract import Contract
 from bi_assets.history.revise import revised
 from bi_assets.landing.change_log import before_value
 from bi_assets.landing.columns import token
 from bi_assets.settings import Settings
-from bi_assets.sql import quote
+from bi_assets.sql import literal, quote
 
 SCHEMA = [
     "CREATE TABLE IF NOT EXISTS meta.erased (token VARCHAR)",
@@ -140,12 +140,25 @@ def remove(con: duckdb.DuckDBPyConnection, contract: Contract, which: str) -> in
         return int(con.execute(f"DELETE FROM {log} WHERE {which}").fetchall()[0][0])
 
 
-def keep_out_of_quarantine(con: duckdb.DuckDBPyConnection, settings: Settings) -> int:
-    """Take this batch's messages of erased patients out of quarantine; return how many."""
-    theirs = token_sql(PATIENTS, "key_token", secret(con, settings))
+def keep_out_of_quarantine(con: duckdb.DuckDBPyConnection, contract: Contract, settings: Settings) -> int:
+    """Take this batch's messages about rows of erased patients out of quarantine; return how many.
+
+    Whose they are, their keys say: the row's own, or the one that it belongs to where that is a part.
+    """
+    its = owner(contract)
+    if its is None:
+        return 0
+    key = secret(con, settings)
+    tokens = [token_sql(contract.table, "key_token", key)]
+    # As `quarantine.key_token` puts a key together.
+    keys = [c.name for c in contract.columns if c.name in contract.key]
+    if its.table != contract.table and its.column in keys:
+        part = f"split_part(key_token, ',', {keys.index(its.column) + 1})"
+        tokens.append(token_sql(its.table, part, key))
+    theirs = " OR ".join(f"{one} IN (FROM meta.erased)" for one in tokens)
     return int(
         con.execute(
             "DELETE FROM cdc.quarantine WHERE batch_id = getvariable('batch_id') "
-            f"AND table_name = '{PATIENTS}' AND {theirs} IN (FROM meta.erased)"
+            f"AND table_name = {literal(contract.table)} AND ({theirs})"
         ).fetchall()[0][0]
     )

@@ -34,7 +34,7 @@ from bi_assets.landing import (
 from bi_assets.landing.batch import LATEST_MS, Batch
 from bi_assets.landing.debezium_json import TRUNCATED, decode_sql
 from bi_assets.settings import Settings
-from bi_assets.sql import literal, one
+from bi_assets.sql import ENVIRONMENT, literal, one
 
 SCHEMA = [
     "CREATE SEQUENCE IF NOT EXISTS meta.batch_ids",
@@ -136,8 +136,6 @@ def land(
     return Landed(batch_id, {name: counts[name] for name in COUNTS}, tables, progress)
 
 
-NO_FAULT_OF_THE_MESSAGE = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InterruptException)
-"""Errors of the disk, of the memory, of somebody's wish."""
 COUNTS = (
     "messages",
     "landed",
@@ -256,7 +254,7 @@ FROM decoded""")  # fmt: skip
     if truncated or contract.table in begun.truncated:
         counts["truncated"] = truncates.close(con, contract)
     if begun.is_anyone_erased and counts["quarantined"]:
-        unreadable = erasure.keep_out_of_quarantine(con, settings)
+        unreadable = erasure.keep_out_of_quarantine(con, contract, settings)
         counts["erased"] += unreadable
         counts["quarantined"] -= unreadable
     return counts, [clocks.Sent.of(sent_ms, made_at)] if sent_ms and made_at else []
@@ -282,7 +280,7 @@ def choking_apart(
     """Return the batch with the messages that the decoder itself fails on apart; None where there are none.
 
     They are found by halving, so that everything around them lands. Call it outside a transaction,
-    which an error ends.
+    which an error ends. Errors of the machine (a full disk) are raised, as no message is at fault.
     """
     messages, choking = dict(batch.messages), {}
     for table, contract in contracts.items():
@@ -311,7 +309,7 @@ def _halve(
     try:
         begun = begin(con, datetime.now(UTC).replace(tzinfo=None))
         decode(con, contract, topic, source, messages, (), settings, contracts, begun)
-    except NO_FAULT_OF_THE_MESSAGE:
+    except ENVIRONMENT:
         raise
     except (duckdb.Error, ValueError, OverflowError):
         if messages.num_rows == 1:

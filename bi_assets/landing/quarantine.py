@@ -32,9 +32,10 @@ SCHEMA = [
 ]
 SINCE = "coalesce(source_ts, kafka_time)"
 """SQL for when the change was made; the broker's time where the message does not tell."""
+_UNREADABLE = "unreadable:"
 WHAT_TO_DO = (
-    "Mend the cause at the shop, the connector or the contract, then run `pharmacy-bi quarantine replay`; "
-    "until then the row as it was before this message stays in force."
+    "Mend the cause (at the shop, the connector, the contract or our settings), then run "
+    "`pharmacy-bi quarantine replay`; until then the row as it was before this message stays in force."
 )
 
 
@@ -112,18 +113,23 @@ def key_token(contract: Contract, key: bytes | None, settings: Settings) -> str 
         fields = fields_of(key, registry(settings))
         values = {name: fields[name] for name in contract.key}
     except (ValueError, KeyError, TypeError, RecursionError):
-        return "unreadable:" + _digest(key, settings)[:16]
+        return _UNREADABLE + _digest(key, settings)[:16]
     tokens = []
     for column in contract.columns:
         if column.name in values:
             value = values[column.name]
             if not isinstance(value, int) and column.stored_type != "VARCHAR":
-                tokens.append("unreadable:" + _digest(_bytes(value), settings)[:16])
+                tokens.append(_UNREADABLE + _digest(_bytes(value), settings)[:16])
             elif column.privacy == "pseudonym" and settings.pseudonym_key:
                 tokens.append(_digest(_bytes(value), settings))
             else:
                 tokens.append(_bytes(value).decode())
     return ",".join(tokens)
+
+
+def is_known(token: str | None) -> bool:
+    """Tell whether a message's key says which row it is about."""
+    return token is not None and not token.startswith(_UNREADABLE)
 
 
 def _bytes(value: object) -> bytes:

@@ -22,9 +22,9 @@ from bi_assets.landing import erasure, quarantine, rekeyed
 from bi_assets.landing.batch import Batch, Partition
 from bi_assets.landing.change_log import BINLOG_BASE, BINLOG_NUMBER, BUSINESS_DATE
 from bi_assets.landing.debezium_json import POSITION
-from bi_assets.landing.land import NO_FAULT_OF_THE_MESSAGE, begin, choking_apart, decode
+from bi_assets.landing.land import begin, choking_apart, decode
 from bi_assets.settings import Settings
-from bi_assets.sql import literal, one, quote, transaction
+from bi_assets.sql import ENVIRONMENT, literal, one, quote, transaction
 
 _PLACE = "_partition, _offset"
 # Entries from before the source was kept name none.
@@ -63,7 +63,7 @@ def reland_all(
     try:
         with transaction(con):
             return reland(con, messages, links, contracts, settings, at)
-    except NO_FAULT_OF_THE_MESSAGE:
+    except ENVIRONMENT:
         raise
     except (duckdb.Error, ValueError, OverflowError):
         sound = dict(messages)

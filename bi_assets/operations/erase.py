@@ -28,6 +28,7 @@ from bi_assets.landing.change_log import before_value
 from bi_assets.landing.columns import token
 from bi_assets.landing.erasure import Owner, children, owner, token_sql
 from bi_assets.landing.land import begin
+from bi_assets.landing.quarantine import is_known
 from bi_assets.operations.quarantine import Entry, Row, entries, images, messages_of
 from bi_assets.operations.verify import remove_leftovers
 from bi_assets.outputs.publish import publish
@@ -41,6 +42,8 @@ _BEYOND_REACH = (
     "copies of published files, and of what was exported, that somebody made or holds open",
     "backups of BI_DATA_DIR, and blocks of the disk that are free and not yet written over",
 )
+_NOTHING_LANDED = "nothing of this patient had landed; they are kept out from now on"
+_NOTHING_SINCE = "nothing of this patient had landed since they were erased; they stay out"
 _CHUNK = 1 << 20
 Images = Mapping[Entry, Sequence[Row] | None]
 """What messages in quarantine say of their rows; None where they can't be read."""
@@ -49,7 +52,8 @@ Images = Mapping[Entry, Sequence[Row] | None]
 def erase(warehouse: Warehouse, patient_id: int) -> dict[str, Any]:
     """Remove a patient from every file under BI_DATA_DIR; return the receipt, which is kept too.
 
-    A patient of whom nothing has landed is kept out all the same. The receipt names the patient by token.
+    A patient of whom nothing has landed is kept out all the same, and the receipt notes it; it names the
+    patient by token.
 
     Errors: `UserError` where there is no contract of the patients' table.
     """
@@ -64,6 +68,7 @@ def erase(warehouse: Warehouse, patient_id: int) -> dict[str, Any]:
             removal = _Removal(con, warehouse, batch_id, patient_id)
             removal.run(in_quarantine)
             removed = _begin_receipt(con, removal, at)
+            had_landed = bool(+removed)
         refresh(con, warehouse.marts, scheduled=True)
         publish(con, warehouse.marts, warehouse.settings, anew=True)
         after = _mart_rows(con, warehouse)
@@ -73,6 +78,7 @@ def erase(warehouse: Warehouse, patient_id: int) -> dict[str, Any]:
         "erased_at": at,
         "token": removal.token,
         "removed": _told(removed),
+        "note": None if had_landed else _NOTHING_SINCE if removal.was_erased else _NOTHING_LANDED,
         "files": [
             f"{warehouse.settings.core_file}: rewritten",
             f"{warehouse.settings.published_file}: written anew, the one before it removed",
@@ -138,6 +144,7 @@ class _Removal:
         (self.token,) = one(con, f"SELECT {token_sql(PATIENTS, self._stored_sql, self._secret)}")
         self.removed: dict[str, int] = {}
         self.unreadable = 0
+        (self.was_erased,) = one(con, f"SELECT {literal(self.token)} IN (FROM meta.erased)")
 
     def run(self, in_quarantine: Images) -> None:
         """Delete, note what that touches, and keep the tokens of what is to stay out."""
@@ -210,7 +217,7 @@ WHERE valid_to = {OPEN_END} AND {which}""")
             assert its
             if self._is_theirs(entry, rows, contract, its, erased):
                 gone.append(entry)
-            elif rows is None and entry.table != PATIENTS:
+            elif rows is None and (entry.table != PATIENTS or not is_known(entry.key_token)):
                 self.unreadable += 1
         self.removed["cdc.quarantine"] = len(gone)
         if not gone:

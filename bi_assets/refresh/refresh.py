@@ -17,7 +17,7 @@ from bi_assets.history.touched import AS_OF, set_version
 from bi_assets.landing.offsets import progress
 from bi_assets.refresh import changed
 from bi_assets.refresh.mart import Check, Context, Mart
-from bi_assets.sql import one, transaction
+from bi_assets.sql import ENVIRONMENT, one, transaction
 
 SCHEMA = [
     # What each mart was computed from; none for a mart that was never computed.
@@ -29,13 +29,6 @@ SCHEMA = [
     """CREATE TABLE IF NOT EXISTS meta.unreported (
         mart VARCHAR, day DATE, rows BIGINT, refreshed_at TIMESTAMP, cause VARCHAR)""",
 ]
-_ENVIRONMENT = (
-    duckdb.IOException,
-    duckdb.OutOfMemoryException,
-    duckdb.InterruptException,
-    OSError,
-    MemoryError,
-)
 COMPUTES = Check("computes", "The mart can be computed from its inputs.", breaches="")
 """A check that every mart has; it fails where the computation does."""
 
@@ -116,7 +109,7 @@ def refresh(con: duckdb.DuckDBPyConnection, marts: Mapping[str, Mart], *, schedu
             current[mart.table] = of_inputs
             if refreshed:
                 done.append(refreshed)
-        except _ENVIRONMENT:
+        except ENVIRONMENT:
             raise  # nothing is wrong with the mart; what is touched stays touched
         except Exception as error:
             log.warning("%s could not be computed: %s", mart.name, error)

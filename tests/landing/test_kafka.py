@@ -93,6 +93,28 @@ def test_a_message_that_the_decoder_itself_fails_on_is_set_aside_and_the_rest_la
     ]
 
 
+def test_a_fault_of_the_machine_is_no_fault_of_the_messages(
+    broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log()
+    for number in (1, 2, 3):
+        log.change("users", "c", None, user(number))
+    produce(broker, log.messages)
+    warehouse = warehouse_of(broker, tmp_path)
+
+    def unreadable(*arguments: Any) -> str:
+        missing = f"(SELECT any_value(column0) FROM read_csv('{tmp_path}/missing'))"
+        return decode_sql(*arguments).replace("op AS _op", f"coalesce({missing}, op) AS _op")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("bi_assets.landing.land.decode_sql", unreadable)
+        with pytest.raises(duckdb.IOException):
+            sync(warehouse)
+    assert query(warehouse, "SELECT count(*) FROM cdc.quarantine") == [(0,)]
+    sync(warehouse)
+    assert query(warehouse, "SELECT count(*) FROM state.users") == [(3,)]
+
+
 def test_what_the_broker_dropped_is_reported_and_the_rest_lands(
     broker: EmbeddedBroker, tmp_path: Path
 ) -> None:

@@ -26,14 +26,14 @@ def trouble(desk: Desk) -> Desk:
     return desk
 
 
-def call(desk: Desk, *words: str) -> Result:
+def call(desk: Desk, *words: str, typed: str = "") -> Result:
     settings = desk.settings
     environment = {
         "BI_DATA_DIR": str(settings.data_dir),
         "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
         "COLUMNS": "200",
     }
-    return CliRunner().invoke(main, list(words), env=environment)
+    return CliRunner().invoke(main, list(words), env=environment, input=typed)
 
 
 def as_json(desk: Desk, *words: str) -> Any:
@@ -58,6 +58,17 @@ def test_quarantine(trouble: Desk) -> None:
         in call(trouble, "quarantine", "replay").output
     )
     assert "not in quarantine" in call(trouble, "quarantine", "replay", "users/0/1").output
+
+
+def test_the_list_of_what_is_in_quarantine_says_once_what_to_do(trouble: Desk) -> None:
+    trouble.log.raw("orders", b'{"id":9}', b"{cut off")
+    trouble.sync()
+    first, second = as_json(trouble, "quarantine", "list")
+    assert first["what_to_do"] == second["what_to_do"]
+    shown = " ".join(call(trouble, "quarantine", "list").output.split())
+    assert "what_to_do" not in shown
+    assert shown.count(first["what_to_do"]) == 1
+    assert "our settings" in shown
 
 
 def test_status_counts_the_orders_in_doubt(trouble: Desk) -> None:
@@ -99,6 +110,31 @@ def test_erase(trouble: Desk) -> None:
     assert {"from": "cdc.users", "rows": 1} in told["removed"]
     assert told["beyond_reach"]
     assert trouble.published("SELECT order_id FROM orders_with_discount") == [(2,)]
-    shown = call(trouble, "erase", "2").output
+    shown = call(trouble, "erase", "2", "--yes").output
     assert "Beyond reach" in shown and "cdc.orders" in shown
     assert trouble.query("SELECT count(*) FROM cdc.quarantine") == [(0,)]
+
+
+def test_erase_asks_first(trouble: Desk) -> None:
+    before = trouble.contents()
+    for typed in ("", "\n", "n\n"):
+        assert call(trouble, "erase", "1", typed=typed).exit_code == 1
+    assert trouble.contents() == before
+    assert trouble.query("SELECT count(*) FROM meta.erased") == [(0,)]
+    assert call(trouble, "erase", "1", typed="y\n").exit_code == 0
+    assert trouble.query("SELECT count(*) FROM cdc.users") == [(1,)]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", str(2**63), "1.5", "Anna"])
+def test_erase_takes_only_what_can_be_a_patients_id(trouble: Desk, number: str) -> None:
+    result = call(trouble, "erase", "--json", "--", number)
+    assert result.exit_code == 2 and "PATIENT_ID" in result.output
+
+
+def test_erase_says_where_there_was_nothing_to_erase(trouble: Desk) -> None:
+    assert as_json(trouble, "erase", "1")["note"] is None
+    unknown = call(trouble, "erase", "4711", "--yes").output
+    assert "nothing of this patient had landed; they are kept out from now on" in unknown
+    ((kept,),) = trouble.query("SELECT receipt FROM meta.erasures ORDER BY erased_at DESC LIMIT 1")
+    assert "nothing of this patient had landed;" in json.loads(kept)["note"]
+    assert "since they were erased" in as_json(trouble, "erase", "1")["note"]

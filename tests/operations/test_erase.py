@@ -254,6 +254,39 @@ def test_the_receipt_is_kept_and_names_nobody(desk: Desk, life: Life, key: str |
     assert str(ANNA) not in kept and stored_id(ANNA, key) not in kept
 
 
+def test_patients_messages_without_a_readable_key_may_be_theirs_and_are_told(desk: Desk) -> None:
+    desk.log.change("users", "c", None, user(ANNA))
+    for key in (None, f"garbage {ANNA}".encode()):
+        desk.log.raw("users", key, b'{"after": {"id": ')
+    desk.log.raw("users", b'{"id":%d}' % BEN, b'{"after": {"id": ')
+    desk.sync()
+    receipt = erase(desk.warehouse, ANNA)
+    assert "2 messages in quarantine can't be read, and may be of anybody" in receipt["beyond_reach"]
+
+
+def test_broken_messages_about_rows_of_an_erased_patient_are_not_kept(desk: Desk, life: Life) -> None:
+    erase(desk.warehouse, ANNA)
+    before = desk.query("SELECT key_token FROM cdc.quarantine ORDER BY ALL")
+    of_anna = [
+        ("orders", b'{"id":100}'),
+        ("prescriptions", b'{"id":100}'),
+        ("favourite_products", b'{"user_id":%d,"product_id":1}' % ANNA),
+    ]
+    of_ben = [
+        ("orders", b'{"id":200}'),
+        ("order_items", b'{"id":100}'),
+        ("favourite_products", b'{"user_id":%d,"product_id":1}' % BEN),
+    ]
+    for table, key in of_anna + of_ben:
+        desk.log.raw(table, key, b"{cut off")
+    desk.sync()
+    ((erased, quarantined),) = desk.query(
+        "SELECT erased, quarantined FROM meta.batches ORDER BY batch_id DESC LIMIT 1"
+    )
+    assert (erased, quarantined) == (len(of_anna), len(of_ben))
+    assert len(desk.query("SELECT key_token FROM cdc.quarantine")) == len(before) + len(of_ben)
+
+
 def test_to_erase_twice_or_somebody_unknown_is_harmless(desk: Desk, life: Life) -> None:
     erase(desk.warehouse, ANNA)
     before = desk.contents()
