@@ -259,7 +259,8 @@ def _put_in_order(con: duckdb.DuckDBPyConnection, contract: Contract, *, one_epo
     replaced the last one: it begins an epoch. With `one_epoch` that is known to be all.
     """
     key, names = _names(contract.key), _names(contract.names)
-    arrival = "_batch_id, _partition, _offset"
+    # The deletes of truncates have no offset of their own: without their place, a tie has any order.
+    arrival = "_batch_id, _partition, _offset, file_number, _binlog_pos"
     columns = ", ".join([names, "_before", *POSITION, "_landed_at", "_batch_id", "_id", "_at", "_first_no"])
     if contract.business_date:
         columns += f", {BUSINESS_DATE}"

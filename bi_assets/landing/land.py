@@ -96,7 +96,8 @@ def land(
         if topic in batch.choking:
             choking = _not_landed(batch.choking[topic], starts)
             quarantine.add_undecodable(con, contract, topic, choking, partitions[0].source, settings)
-            counts.update(messages=choking.num_rows, quarantined=choking.num_rows)
+            erased = erasure.keep_out_of_quarantine(con, contract, settings) if begun.is_anyone_erased else 0
+            counts.update(messages=choking.num_rows, quarantined=choking.num_rows - erased, erased=erased)
         if found["erased"]:
             kept_out.append(table)
         staged = duplicates.stage(con, contract, topic, partitions[0].source)
