@@ -94,14 +94,16 @@ def change_data(warehouse: Warehouse) -> dg.AssetsDefinition:
         specs.append(
             dg.AssetSpec(
                 keys.history(f"quarantined_{PATIENTS}"),
-                deps=[keys.topic(PATIENTS)],
+                deps=[keys.change_log(PATIENTS)],
                 group_name="history",
                 description="Patients of whom a change is in quarantine, and since when: "
                 "`pharmacy-bi quarantine list`.",
                 kinds={"duckdb"},
                 owners=OWNERS,
                 skippable=True,
-                metadata=metadata.quarantined_schema(warehouse.contracts[PATIENTS], key),
+                metadata=metadata.quarantined_schema(
+                    warehouse.contracts[PATIENTS], key, keys.change_log(PATIENTS)
+                ),
             )
         )
 

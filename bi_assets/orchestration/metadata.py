@@ -34,8 +34,10 @@ def stored_schema(contract: Contract, pseudonym_key: str | None) -> dict[str, dg
     return {"dagster/column_schema": dg.TableSchema(columns=columns)}
 
 
-def quarantined_schema(patients: Contract, pseudonym_key: str | None) -> dict[str, dg.TableSchema]:
-    """Return the columns of `state.quarantined_users`."""
+def quarantined_schema(
+    patients: Contract, pseudonym_key: str | None, log: dg.AssetKey
+) -> dict[str, dg.TableSchema | dg.TableColumnLineage]:
+    """Return the columns of `state.quarantined_users`; its patients are those of the `log`'s table."""
     (key,) = (c for c in patients.columns if c.name in patients.key)
     columns = [
         dg.TableColumn("id", stored_type(key, pseudonym_key), description=key.meaning),
@@ -43,7 +45,7 @@ def quarantined_schema(patients: Contract, pseudonym_key: str | None) -> dict[st
             "since", "TIMESTAMP", description="when the first change in quarantine was made [UTC]"
         ),
     ]
-    return {"dagster/column_schema": dg.TableSchema(columns=columns)}
+    return {"dagster/column_schema": dg.TableSchema(columns=columns), **_lineage({"id": [(log, key.name)]})}
 
 
 def same_columns(contract: Contract, of: dg.AssetKey) -> dict[str, dg.TableColumnLineage]:
