@@ -21,7 +21,7 @@ from bi_assets.landing import sweep as sweeping
 from bi_assets.landing.batch import Batch
 from bi_assets.landing.forms import fetch_schemas
 from bi_assets.landing.kafka import KafkaSource
-from bi_assets.landing.land import Landed, choking_apart, land
+from bi_assets.landing.land import FAULTS_OF_A_MESSAGE, Landed, choking_apart, land
 from bi_assets.landing.offsets import Progress, landed_offsets
 from bi_assets.landing.offsets import progress as landed_progress
 from bi_assets.landing.schema_registry import RegistryAwayError
@@ -249,7 +249,7 @@ def _land(con: duckdb.DuckDBPyConnection, warehouse: Warehouse, batch: Batch, ou
                 landed = land(con, batch, warehouse.contracts, warehouse.settings)
         except ENVIRONMENT:
             raise
-        except (duckdb.Error, ValueError, OverflowError):
+        except FAULTS_OF_A_MESSAGE:
             apart = choking_apart(con, batch, warehouse.contracts, warehouse.settings)
             if apart is None:
                 raise

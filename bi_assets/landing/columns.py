@@ -10,8 +10,9 @@ import hashlib
 from dataclasses import dataclass
 
 from bi_assets.contracts.contract import Column
+from bi_assets.landing.batch import LATEST_MS
 
-_EARLIEST_MS, _LATEST_MS = -62135596800000, 253402300799999  # years 1 to 9999
+_EARLIEST_MS = -62135596800000  # the year 1
 _EARLIEST_DAY, _LATEST_DAY = -719162, 2932896
 
 
@@ -160,7 +161,7 @@ def adaptive_unit(column: Column) -> int:
 
 def wall_and_utc(number: str, unit: int) -> tuple[str, str]:
     """Return SQL for the wall time of so many units (microseconds) since 1970, and for the UTC time."""
-    low, high = _EARLIEST_MS * (1000 // unit), _LATEST_MS * (1000 // unit)
+    low, high = _EARLIEST_MS * (1000 // unit), LATEST_MS * (1000 // unit)
     guard = f"CASE WHEN {number} BETWEEN {low} AND {high} THEN"
     wall = f"make_timestamp({number} * {unit})"
     return f"{guard} {wall} END", f"{guard} utc_of_source({wall}) END"

@@ -28,7 +28,6 @@ SCHEMA = [
     "DROP TABLE IF EXISTS meta.seen_columns",
 ]
 _EVERY_ROW_UP_TO = 1000
-_CHANGED = "the shape of the row has changed: "
 _SAMPLE = """"offset" % 256 = 0
   OR (partition, "offset") IN (SELECT (partition, max("offset")) FROM messages GROUP BY partition)"""
 _IMAGES = """
@@ -99,15 +98,9 @@ def _note(
 
 def refuse_part(con: duckdb.DuckDBPyConnection, contract: Contract, fields: Collection[str]) -> None:
     """Do as `refuse` with the rows of `part`, which all have these columns."""
-    unknown = sorted(set(fields) - contract.fields)
-    missing = [name for name in contract.names if name not in fields]
-    if unknown or missing:
-        told = [f"no contract names {', '.join(unknown)}"] if unknown else []
-        told += [f"there is no {', '.join(missing)}"] if missing else []
-        con.execute(
-            f"UPDATE decoded SET _cause = {literal(_CHANGED + '; '.join(told))} WHERE _cause IS NULL "
-            'AND (_partition, _offset) IN (SELECT (partition, "offset") FROM part)'
-        )
+    if set(fields) - contract.fields or set(contract.names) - set(fields):
+        names = "[" + ", ".join(map(literal, fields)) + "]"
+        _refuse(con, contract, f'SELECT partition, "offset", {names} AS names FROM part')
 
 
 def refuse(con: duckdb.DuckDBPyConnection, contract: Contract, messages: pa.Table) -> None:
@@ -142,7 +135,7 @@ def _refuse(con: duckdb.DuckDBPyConnection, contract: Contract, rows: str) -> No
     fields = "[" + ", ".join(map(literal, sorted(contract.fields))) + "]"
     names = "[" + ", ".join(map(literal, sorted(contract.names))) + "]"
     con.execute(f"""
-UPDATE decoded SET _cause = {literal(_CHANGED)} || concat_ws('; ',
+UPDATE decoded SET _cause = 'the shape of the row has changed: ' || concat_ws('; ',
   CASE WHEN unknown <> [] THEN 'no contract names ' || array_to_string(unknown, ', ') END,
   CASE WHEN missing <> [] THEN 'there is no ' || array_to_string(missing, ', ') END)
 FROM (

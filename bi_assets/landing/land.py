@@ -137,6 +137,8 @@ def land(
     return Landed(batch_id, {name: counts[name] for name in COUNTS}, tables, progress)
 
 
+FAULTS_OF_A_MESSAGE = (duckdb.Error, ValueError, OverflowError)
+"""What the decoder may raise; but for `ENVIRONMENT`, which is to be looked at first."""
 COUNTS = (
     "messages",
     "landed",
@@ -312,7 +314,7 @@ def _halve(
         decode(con, contract, topic, source, messages, (), settings, contracts, begun)
     except ENVIRONMENT:
         raise
-    except (duckdb.Error, ValueError, OverflowError):
+    except FAULTS_OF_A_MESSAGE:
         if messages.num_rows == 1:
             return [], [messages]
     else:

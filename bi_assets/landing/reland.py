@@ -22,7 +22,7 @@ from bi_assets.landing import erasure, quarantine, rekeyed
 from bi_assets.landing.batch import Batch, Partition
 from bi_assets.landing.change_log import BINLOG_BASE, BINLOG_NUMBER, BUSINESS_DATE
 from bi_assets.landing.debezium_json import POSITION
-from bi_assets.landing.land import begin, choking_apart, decode
+from bi_assets.landing.land import FAULTS_OF_A_MESSAGE, begin, choking_apart, decode
 from bi_assets.settings import Settings
 from bi_assets.sql import ENVIRONMENT, literal, one, quote, transaction
 
@@ -65,7 +65,7 @@ def reland_all(
             return reland(con, messages, links, contracts, settings, at)
     except ENVIRONMENT:
         raise
-    except (duckdb.Error, ValueError, OverflowError):
+    except FAULTS_OF_A_MESSAGE:
         sound = dict(messages)
         choking = 0
         for partition, read in messages.items():
